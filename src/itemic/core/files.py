@@ -1,0 +1,147 @@
+"""Atomic writes, hashes and JSON; knows nothing of what the files mean."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from safetensors.numpy import save_file
+
+from itemic.core.errors import ArtifactError
+
+__all__ = [
+    "atomic_folder",
+    "atomic_path",
+    "file_hash",
+    "path_hash",
+    "read_json",
+    "text_hash",
+    "write_arrays",
+    "write_json",
+    "write_parquet",
+]
+
+_CHUNK_BYTES = 1 << 20
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``target`` and renames it there when the block ends without an error.
+
+    A reader sees the old file or the whole new one, never a part; on an error the temporary file is removed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside ``target`` that takes its place when the block ends without an error.
+
+    A folder cannot be replaced in one system call: the old one is moved aside, the new one moved in, the old one
+    removed. A kill between the two moves leaves the old folder beside it under a ``.old`` name, never half a folder.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        aside = target.with_name(f".{target.name}.old")
+        shutil.rmtree(aside, ignore_errors=True)
+        if target.exists():
+            target.rename(aside)
+        temporary.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes ``value`` as indented UTF-8 JSON, atomically; NaN and infinity are refused."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Returns the JSON value in ``path``.
+
+    Raises:
+        ArtifactError: if the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: not valid JSON: {error}") from None
+
+
+def write_parquet(path: Path, table: pl.DataFrame) -> None:
+    """Writes ``table`` as parquet, atomically."""
+    with atomic_path(path) as temporary:
+        table.write_parquet(temporary, compression="zstd")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes named arrays and text metadata as safetensors, atomically."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with atomic_path(path) as temporary:
+        save_file(contiguous, temporary, metadata=dict(metadata or {}))
+
+
+def text_hash(*parts: str) -> str:
+    """Returns the SHA-256 of the parts, each preceded by its length so that no two lists of parts collide."""
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode("utf-8", errors="surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "big"))
+        digest.update(encoded)
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def path_hash(path: Path) -> str:
+    """Returns the hash of a file, or of a folder's relative names and contents (hidden names left out).
+
+    Raises:
+        ArtifactError: if there is nothing at ``path``.
+    """
+    if path.is_file():
+        return file_hash(path)
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: no such file or folder")
+    parts: list[str] = []
+    for file in sorted(path.rglob("*")):
+        relative = file.relative_to(path)
+        if file.is_file() and not any(part.startswith(".") for part in relative.parts):
+            parts += [relative.as_posix(), file_hash(file)]
+    return text_hash(*parts)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

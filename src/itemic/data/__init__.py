@@ -1,0 +1,1 @@
+"""itemic.data."""
