@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from itemic.core.errors import ArtifactError, CatalogError
+from itemic.core.files import read_json, write_json
+from itemic.sid.catalog import Catalog
+
+CODES = np.array([[0, 1], [1, 0], [0, 0]])
+
+
+def small_catalog(**changes):
+    return Catalog(**{"codes": CODES, "item_ids": ["x", "y", "z"], "codebook_sizes": (2, 3)} | changes)
+
+
+codebook_sizes = st.lists(st.integers(1, 5), min_size=1, max_size=4)
+seeds = st.integers(0, 2**32)
+
+
+def random_catalog(sizes, seed):
+    rng = np.random.default_rng(seed)
+    every_sid = np.indices(sizes).reshape(len(sizes), -1).T
+    num_items = rng.integers(1, len(every_sid), endpoint=True)
+    codes = every_sid[rng.permutation(len(every_sid))[:num_items]]
+    active = rng.random(num_items) < 0.8
+    return Catalog(codes, [f"item {row}" for row in range(num_items)], sizes, active)
+
+
+def test_both_ways_of_lookup_agree_with_the_table():
+    catalog = small_catalog()
+    assert [catalog.sid(row) for row in range(3)] == [(0, 1), (1, 0), (0, 0)]
+    assert [catalog.item(sid) for sid in [(0, 1), (1, 0), (0, 0)]] == [0, 1, 2]
+    assert catalog.items((1, 2)) == []
+    assert (catalog.num_items, len(catalog), catalog.num_levels) == (3, 3, 2)
+
+
+@given(codebook_sizes, seeds)
+def test_every_item_is_found_by_its_sid_unless_removed(sizes, seed):
+    catalog = random_catalog(sizes, seed)
+    for row in range(len(catalog)):
+        assert catalog.items(catalog.sid(row)) == ([row] if catalog.active[row] else [])
+
+
+@settings(max_examples=30)
+@given(codebook_sizes, seeds)
+def test_loaded_catalog_equals_the_saved_one(tmp_path_factory, sizes, seed):
+    catalog = random_catalog(sizes, seed)
+    folder = tmp_path_factory.mktemp("catalog")
+    catalog.save(folder)
+    loaded = Catalog.load(folder)
+    assert loaded == catalog
+    np.testing.assert_array_equal(loaded.codes, catalog.codes)
+    np.testing.assert_array_equal(loaded.active, catalog.active)
+    assert (loaded.item_ids, loaded.codebook_sizes) == (catalog.item_ids, catalog.codebook_sizes)
+
+
+def test_version_changes_with_everything_the_catalog_says():
+    variants = [
+        small_catalog(),
+        small_catalog(codes=CODES[[1, 0, 2]]),
+        small_catalog(item_ids=["x", "y", "zz"]),
+        small_catalog(item_ids=["x", "yz", ""]),
+        small_catalog(codebook_sizes=(2, 4)),
+        small_catalog(active=np.array([True, True, False])),
+        small_catalog(shares=True),
+        small_catalog(spelling="wrapped"),
+    ]
+    assert len({catalog.version for catalog in variants}) == len(variants)
+    assert small_catalog() == small_catalog()
+    assert hash(small_catalog()) == hash(small_catalog())
+
+
+def test_append_keeps_every_earlier_row():
+    catalog = small_catalog().remove([1])
+    grown = catalog.append(["new"], np.array([[1, 2]]))
+    np.testing.assert_array_equal(grown.codes[:3], CODES)
+    assert grown.item((1, 2)) == 3
+    assert grown.active.tolist() == [True, False, True, True]
+    assert len(catalog) == 3
+
+
+def test_removed_item_keeps_its_sid_but_is_not_found_by_it():
+    catalog = small_catalog().remove([0])
+    assert catalog.sid(0) == (0, 1)
+    assert catalog.items((0, 1)) == []
+    with pytest.raises(CatalogError, match="belongs to no active item"):
+        catalog.item((0, 1))
+    with pytest.raises(CatalogError, match=r"both have SID \(0, 1\)"):
+        catalog.append(["new"], np.array([[0, 1]]))
+
+
+def test_shared_sid_names_all_its_items():
+    catalog = small_catalog(codes=np.array([[0, 1], [1, 0], [0, 1]]), shares=True)
+    assert catalog.items((0, 1)) == [0, 2]
+    with pytest.raises(CatalogError, match=r"shared by items \[0, 2\]"):
+        catalog.item((0, 1))
+
+
+def test_arrays_cannot_be_written():
+    catalog = small_catalog()
+    with pytest.raises(ValueError, match="read-only"):
+        catalog.codes[0, 0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        catalog.active[0] = False
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codes": np.array([[0, 1], [1, 0], [0, 1]])}, r"'x' \(row 0\) and 'z' \(row 2\) both have SID \(0, 1\)"),
+        ({"codes": np.array([[0, 1], [1, 3], [0, 0]])}, r"'y' \(row 1\) has code 3 at level 1, whose codes are 0..2"),
+        ({"codes": np.array([[0, 1], [-1, 0], [0, 0]])}, r"code -1 at level 0"),
+        ({"item_ids": ["x", "y", "x"]}, r"'x' occurs twice, again in row 2"),
+        ({"item_ids": ["x", "y"]}, "3 rows of codes, 2 item ids"),
+        ({"codebook_sizes": (2, 3, 4)}, r"do not fit codebook sizes \(2, 3, 4\)"),
+    ],
+)
+def test_table_that_is_no_catalog_is_refused(changes, message):
+    with pytest.raises(CatalogError, match=message):
+        small_catalog(**changes)
+
+
+def test_lookup_of_what_is_not_there_is_refused():
+    catalog = small_catalog()
+    with pytest.raises(CatalogError, match="no item index 3: the catalog has 3 items"):
+        catalog.sid(3)
+    with pytest.raises(CatalogError, match="no item index -1"):
+        catalog.remove([-1])
+    with pytest.raises(CatalogError, match="has 1 codes, expected 2"):
+        catalog.items((0,))
+    with pytest.raises(CatalogError, match=r"expected \(n, 2\)"):
+        catalog.append(["new"], np.array([[1, 2, 0]]))
+
+
+def test_damaged_files_are_refused(tmp_path):
+    small_catalog().save(tmp_path)
+    info = read_json(tmp_path / "catalog.json")
+    write_json(tmp_path / "catalog.json", info | {"version": "0" * 64})
+    with pytest.raises(ArtifactError, match="version differs"):
+        Catalog.load(tmp_path)
+    write_json(tmp_path / "catalog.json", info | {"num_levels": 3})
+    with pytest.raises(ArtifactError, match="exactly 3 codes"):
+        Catalog.load(tmp_path)
+    write_json(tmp_path / "catalog.json", info | {"format": 2})
+    with pytest.raises(ArtifactError, match="format 2"):
+        Catalog.load(tmp_path)
+    (tmp_path / "catalog.parquet").unlink()
+    write_json(tmp_path / "catalog.json", info)
+    with pytest.raises(ArtifactError, match="missing; run itemic tokenize"):
+        Catalog.load(tmp_path)
