@@ -1,0 +1,155 @@
+"""Networks and tokenizers: pretrained ones by name, small decoders from scratch; the one importer of transformers.
+
+Knows nothing of catalogues or prompts. transformers takes seconds to import, so it is imported inside functions.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from itemic.core.errors import ConfigError
+from itemic.language.spelling import Spelling
+from itemic.model.dropout import add_dropout
+
+__all__ = ["DecoderConfig", "load_backbone", "make_decoder", "make_sid_tokenizer", "new_cache", "save_network"]
+
+_SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+_PAD_ID, _BOS_ID, _EOS_ID = range(3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Shape of a small Qwen3-architecture decoder trained from scratch on SID tokens."""
+
+    hidden_size: int = 128
+    """Width D; a multiple of twice ``num_heads``."""
+    num_layers: int = 4
+    """Number of decoder layers."""
+    num_heads: int = 4
+    """Attention heads of hidden_size / num_heads dimensions each."""
+    intermediate_size: int = 512
+    """Width inside the gated feed-forward block."""
+    dropout: float = 0.1
+    """Share of embedding and residual elements dropped in training; 0.1 as in the first Transformer."""
+    tie_embeddings: bool = True
+    """Whether the head shares the input embedding: half the parameters of a small decoder are there."""
+    max_positions: int = 4096
+    """Longest sequence in tokens that the config declares; rotary positions themselves know no limit."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary frequencies; 10,000 as in the RoPE paper, enough for histories of a few thousand tokens."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.hidden_size % (2 * self.num_heads):
+            raise ConfigError(
+                f"hidden_size {self.hidden_size}: expected a multiple of {2 * self.num_heads}, twice num_heads, "
+                "because rotary positions need an even number of dimensions a head"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout {self.dropout}: expected at least 0 and below 1")
+
+
+def make_decoder(config: DecoderConfig, vocab_size: int, rng: np.random.Generator) -> Any:
+    """Returns a randomly initialised ``Qwen3ForCausalLM`` on the CPU, in float32 and training mode.
+
+    Its special token ids are those of :func:`make_sid_tokenizer`. The global random state is left as it was.
+
+    Args:
+        config: Its shape.
+        vocab_size: Number of tokens, ``len(tokenizer)``.
+        rng: Decides the weights.
+    """
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    qwen3 = Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_heads,
+        head_dim=config.hidden_size // config.num_heads,
+        intermediate_size=config.intermediate_size,
+        tie_word_embeddings=config.tie_embeddings,
+        max_position_embeddings=config.max_positions,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        pad_token_id=_PAD_ID,
+        bos_token_id=_BOS_ID,
+        eos_token_id=_EOS_ID,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**63)))
+        network = Qwen3ForCausalLM(qwen3)
+    add_dropout(network, config.dropout)
+    return network.train()
+
+
+def make_sid_tokenizer(spelling: Spelling) -> Any:
+    """Returns a tokenizer of ``<pad>``, ``<bos>``, ``<eos>`` (ids 0, 1, 2) and every token of the spelling.
+
+    It reads SID text only: any other word raises, because a model without words cannot honour it. Saved beside a
+    network, plain ``AutoTokenizer`` loads it.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: index for index, token in enumerate([*_SPECIAL_TOKENS.values(), *spelling.tokens()])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary))
+    one_token = pre_tokenizers.Split(Regex("<[^<>]+>"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), one_token])
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL_TOKENS)
+
+
+def load_backbone(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Returns a pretrained network and its tokenizer, in evaluation mode.
+
+    Args:
+        name: A folder, ``smollm2-135m`` (packaged, needs no hub), or a name on the Hugging Face hub.
+        device: Where to put the weights.
+        dtype: Number format to compute in.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+        network = AutoModelForCausalLM.from_pretrained(name, local_files_only=True, use_safetensors=True, dtype=dtype)
+    return network.to(device).eval(), tokenizer
+
+
+def new_cache() -> Any:
+    """Returns an empty key-value cache that keeps every key of every layer.
+
+    The cache that a network would make itself drops keys outside a sliding window, by slot and not by position, which
+    a tree mask cannot follow.
+    """
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
+def save_network(network: Any, tokenizer: Any, folder: Path) -> None:
+    """Writes a folder that plain ``AutoModelForCausalLM`` and ``AutoTokenizer`` load: safetensors and JSON."""
+    with _quiet():
+        network.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers' own progress bars off the terminal: itemic shows its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
