@@ -1,0 +1,169 @@
+"""The tokenize stage: item vectors, or SIDs made elsewhere, become ``catalog/`` and ``quality.json`` in the run."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+from safetensors.numpy import load_file
+
+from itemic.core.config import config_to_mapping
+from itemic.core.errors import ArtifactError, CatalogError, ConfigError
+from itemic.core.files import atomic_folder, write_json
+from itemic.core.run import Run, StageResult
+from itemic.core.seeds import derive_rng
+from itemic.sid.catalog import Catalog
+from itemic.sid.collisions import resolve_unique
+from itemic.sid.quality import collisions, quality
+from itemic.sid.quantizer import Quantizer
+from itemic.sid.rqkmeans import RQKMeans
+
+__all__ = ["TokenizeConfig", "tokenize"]
+
+log = logging.getLogger("itemic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeConfig:
+    """How items get their semantic IDs."""
+
+    source: Literal["embeddings", "given"] = "embeddings"
+    """Where the codes come from: a quantizer fitted to ``embeddings.safetensors``, or ``given_sids.parquet``, the SIDs
+    that the prepare stage found in the source (MiniOneRec's index file)."""
+    quantizer: Literal["rqkmeans"] = "rqkmeans"
+    """Quantizer for ``source: embeddings``: residual k-means (OpenOneRec)."""
+    codebook_sizes: tuple[int, ...] = (256, 256, 256)
+    """Codes a level, coarse first; no level may have more codes than there are items. Default: MiniOneRec, 3 x 256."""
+    num_iterations: int = 25
+    """k-means iterations a level. Default: faiss."""
+    collisions: Literal["unique", "share"] = "unique"
+    """Whether items on one SID are given SIDs of their own, or share it (metrics then use the expected rank)."""
+    spelling: Literal["plain", "wrapped"] = "plain"
+    """How SIDs are written as text: ``<a_1><b_2><c_3>`` (MiniOneRec) or OpenOneRec's wrapped form."""
+
+    def __post_init__(self) -> None:
+        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
+            raise ConfigError(f"codebook_sizes {self.codebook_sizes}: expected at least one level of one code or more")
+        if self.num_iterations < 1:
+            raise ConfigError(f"num_iterations must be at least 1, found {self.num_iterations}")
+
+
+def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False) -> StageResult:
+    """Returns the stage's result after writing ``catalog/`` with its quantizer and quality figures.
+
+    Raises:
+        ArtifactError: if the dataset, the embeddings or the given SIDs are missing or do not fit together.
+        CatalogError: if the codebooks are too large for the items, or too small to keep them apart.
+    """
+    inputs = {"items": run.require("dataset", "prepare") / "items.parquet"}
+    if config.source == "given":
+        inputs["given_sids"] = run.require("given_sids.parquet", "prepare")
+    if config.source == "embeddings" or run.path("embeddings.safetensors").exists():
+        inputs["embeddings"] = run.require("embeddings.safetensors", "embed")
+
+    def work() -> dict[str, Any]:
+        item_ids = pl.read_parquet(inputs["items"], columns=["item_id"])["item_id"].to_list()
+        x = _read_vectors(inputs["embeddings"], len(item_ids)) if "embeddings" in inputs else None
+        if config.source == "given":
+            codes = _read_given(inputs["given_sids"], len(item_ids), config.codebook_sizes)
+            quantizer = None if x is None else RQKMeans.from_codes(x, codes, config.codebook_sizes)
+        else:
+            assert x is not None
+            quantizer = RQKMeans(config.codebook_sizes, num_iterations=config.num_iterations)
+            codes = quantizer.fit(x, derive_rng(seed, "tokenize")).encode(x)
+        catalog = Catalog(
+            codes=_settle(codes, x, quantizer, config),
+            item_ids=item_ids,
+            codebook_sizes=config.codebook_sizes,
+            shares=config.collisions == "share",
+            spelling=config.spelling,
+        )
+        figures = quality(codes, catalog.codes, config.codebook_sizes, x, quantizer)
+        _write(run.path("catalog"), catalog, quantizer, figures)
+        return _summary(catalog, figures)
+
+    return run.stage(
+        "tokenize",
+        work,
+        config=config_to_mapping(config),
+        inputs=inputs,
+        outputs=["catalog"],
+        seed=seed,
+        force=force,
+    )
+
+
+def _settle(
+    codes: Int[np.ndarray, "N L"],
+    x: Float[np.ndarray, "N D"] | None,
+    quantizer: Quantizer | None,
+    config: TokenizeConfig,
+) -> Int[np.ndarray, "N L"]:
+    """Returns the codes as the catalog keeps them: unique or shared, as the config says."""
+    rate = collisions(codes)["rate"]
+    if config.collisions == "share" or rate == 0:
+        return codes
+    if x is None or quantizer is None:
+        raise CatalogError(
+            f"the given SIDs collide (rate {rate:.2%}) and making them unique needs embeddings.safetensors; "
+            "run itemic embed first, or set collisions: share"
+        )
+    return resolve_unique(codes, x, quantizer)
+
+
+def _read_vectors(path: Path, num_items: int) -> Float[np.ndarray, "N D"]:
+    x = load_file(path)["embeddings"]
+    if len(x) != num_items:
+        raise ArtifactError(f"{path}: {len(x)} rows for {num_items} items; run itemic embed again")
+    return x
+
+
+def _read_given(path: Path, num_items: int, codebook_sizes: tuple[int, ...]) -> Int[np.ndarray, "N L"]:
+    """Returns the codes of every item from a table of item_index and codes; codes past the last level are dropped."""
+    table = pl.read_parquet(path).sort("item_index")
+    rows = table["item_index"].to_numpy()
+    if not np.array_equal(rows, np.arange(num_items)):
+        missing = np.setdiff1d(np.arange(num_items), rows)[:5].tolist()
+        detail = f"item rows {missing} ... have none" if missing else f"it has {len(rows)} rows"
+        raise CatalogError(f"{path}: expected one SID for each of {num_items} items, but {detail}")
+    num_levels = len(codebook_sizes)
+    lengths = table["codes"].list.len().to_numpy()
+    if lengths.min() < num_levels:
+        row = int(lengths.argmin())
+        raise CatalogError(f"{path}: item row {row} has {lengths[row]} codes, codebook_sizes has {num_levels} levels")
+    if lengths.max() > num_levels:
+        count = int((lengths > num_levels).sum())
+        log.warning("%s: %d SIDs have more than %d codes; the further ones are dropped", path.name, count, num_levels)
+    first_codes = table["codes"].list.head(num_levels).explode().to_numpy()
+    codes: np.ndarray = first_codes.reshape(num_items, num_levels).astype(np.int64)
+    if codes.min() < 0 or (codes.max(axis=0) >= codebook_sizes).any():
+        raise CatalogError(
+            f"{path}: codes reach {codes.max(axis=0).tolist()} and begin at {codes.min(axis=0).tolist()}, but "
+            f"codebook_sizes {codebook_sizes} allow 0 to one less than each size; set codebook_sizes to fit"
+        )
+    return codes
+
+
+def _write(folder: Path, catalog: Catalog, quantizer: Quantizer | None, figures: dict[str, Any]) -> None:
+    with atomic_folder(folder) as temporary:
+        catalog.save(temporary)
+        write_json(temporary / "quality.json", figures)
+        if quantizer is not None:
+            quantizer.save(temporary / "quantizer.safetensors")
+
+
+def _summary(catalog: Catalog, figures: dict[str, Any]) -> dict[str, Any]:
+    errors = figures["reconstruction"]
+    return {
+        "num_items": len(catalog),
+        "catalog_version": catalog.version,
+        "collision_rate_before": figures["collisions"]["before"]["rate"],
+        "collision_rate_after": figures["collisions"]["after"]["rate"],
+        "share_moved": figures["share_moved"],
+        "perplexity": [level["perplexity"] for level in figures["levels"]],
+        "relative_error_before": errors and errors["before"]["relative"],
+        "relative_error_after": errors and errors["after"]["relative"],
+    }
