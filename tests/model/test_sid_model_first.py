@@ -1,5 +1,6 @@
 import numpy as np
 import torch
+
 from itemic.language.spelling import Spelling
 from itemic.model.backbone import DecoderConfig, make_decoder, make_sid_tokenizer
 from itemic.model.sid_model import SidModel
@@ -26,7 +27,7 @@ def test_first(tmp_path):
     m2 = SidModel.load(tmp_path / "model")
     h3, _ = m2.hidden(ids, mask, pos)
     assert torch.equal(h, h3)
-    h4, c = m.hidden(ids[:, :1], mask[:, :, :1, :1], pos[:, :1], None, True)
+    _h4, c = m.hidden(ids[:, :1], mask[:, :, :1, :1], pos[:, :1], None, True)
     h5, c = m.hidden(ids[:, 1:], mask[:, :, 1:], pos[:, 1:], c)
     torch.testing.assert_close(h5, h[:, 1:])
     torch.testing.assert_close(m.logits(h, torch.tensor([3, 1])), net(ids).logits[..., [3, 1]])

