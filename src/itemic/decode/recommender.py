@@ -1,0 +1,133 @@
+"""A language model as a Recommender: histories in, ranked items out. Knows no prompt text, no data and no metric."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from itemic.core.errors import CatalogError, DataError
+from itemic.core.ranking import Histories, Recommendations, check_histories
+from itemic.decode.beam import BeamResult, Normalization, constrained_beam_search
+from itemic.decode.filters import ItemFilter
+from itemic.decode.policy import CatalogPolicy
+from itemic.decode.trie import Trie
+from itemic.sid.catalog import Catalog
+
+__all__ = ["LanguageModelRecommender", "top_probabilities"]
+
+
+class LanguageModelRecommender:
+    """Ranks the catalog by the log-probability of each item's semantic ID after a history's prompt.
+
+    Only active items are ever listed. Items that share a semantic ID share its score, so they tie. With ``legal``
+    normalisation ``exp(score)`` is the model's probability of that semantic ID among all those in the catalog.
+    """
+
+    def __init__(
+        self,
+        model: CatalogPolicy,
+        catalog: Catalog,
+        prompt: Callable[[Sequence[int]], Sequence[int]],
+        *,
+        num_beams: int = 50,
+        normalize: Normalization = "legal",
+        batch_size: int = 16,
+        name: str = "itemic",
+        strict: bool = True,
+    ) -> None:
+        """Builds the catalog's tree.
+
+        Args:
+            model: The language model, in evaluation mode.
+            catalog: The semantic IDs that it speaks.
+            prompt: The renderer: from a history of item indices, oldest first, to the token ids of the prompt.
+            num_beams: Beam width; 50 as in the reference. A list longer than that raises it to its own length.
+            normalize: ``legal`` (the constrained policy) or ``full`` (the reference's scores).
+            batch_size: Prompts decoded at once.
+            name: Name in tables.
+            strict: Whether the catalog must be the very one that the model was trained on. False allows another, one
+                that grew or lost items since, say.
+
+        Raises:
+            CatalogError: if the catalog has no active item or, where ``strict``, another version than the model's.
+        """
+        if strict and model.catalog_version != catalog.version:
+            raise CatalogError(
+                f"the model was trained on catalog {model.catalog_version[:12]!r}, this one is "
+                f"{catalog.version[:12]!r}: its codes would mean other items. Pass strict=False if every item that "
+                "the model knows kept its codes"
+            )
+        self.name = name
+        self._model = model
+        self._prompt = prompt
+        self._trie = Trie.from_catalog(catalog).to(model.device)
+        self._num_items = catalog.num_items
+        self._num_beams = num_beams
+        self._normalize: Normalization = normalize
+        self._batch_size = batch_size
+
+    def recommend(
+        self, histories: Histories, k: int, exclude: Histories | None = None, allow: Histories | None = None
+    ) -> Recommendations:
+        """Returns the ``k`` best items for each history; see ``core.ranking.Recommender``.
+
+        Scores do not depend on ``exclude`` and ``allow``: a filter takes items out of the list, no more. Items that
+        no beam reached are not listed, so ties are counted among those that were scored.
+
+        Raises:
+            DataError: if an item index is not in the catalog or ``k`` is less than 1.
+        """
+        if k < 1:
+            raise DataError(f"k must be at least 1, found {k}")
+        check_histories(histories, self._num_items)
+        allowed = None
+        if exclude is not None or allow is not None:
+            allowed = ItemFilter.from_lists(self._trie, len(histories), exclude, allow)
+        beams = constrained_beam_search(
+            self._model,
+            [self._prompt(history) for history in histories],
+            self._trie,
+            max(k, self._num_beams),
+            self._normalize,
+            allowed,
+            batch_size=self._batch_size,
+        )
+        return _list_items(self._trie, beams, k, allowed)
+
+
+def top_probabilities(recommendations: Recommendations) -> Float[np.ndarray, "B k"]:
+    """Returns ``exp(score)``: each listed item's probability, and 0 where a list has ended.
+
+    For a language model's list only. Items that share a semantic ID each get the probability of the whole ID.
+    """
+    probability: Float[np.ndarray, "B k"] = np.exp(recommendations.score)
+    return probability
+
+
+def _list_items(trie: Trie, beams: BeamResult, k: int, allowed: ItemFilter | None) -> Recommendations:
+    """Returns the first ``k`` allowed items on the leaves, in the leaves' order and by item index on one leaf."""
+    first, last = trie.slots(trie.num_levels, beams.leaf.clamp(min=0))
+    slot = first[..., None] + torch.arange(trie.max_items, dtype=torch.int32, device=first.device)
+    is_item = (slot < last[..., None]) & (beams.leaf >= 0)[..., None]
+    if allowed is not None:
+        is_item &= allowed.allows(slot)
+    score = beams.logprob[..., None].expand(slot.shape).flatten(1)
+    order = (~is_item.flatten(1)).to(torch.uint8).argsort(dim=1, stable=True)
+    is_item, slot, score = (column.flatten(1).gather(1, order) for column in (is_item, slot, score))
+    item = torch.where(is_item, trie.item_of_slot[slot.clamp(max=trie.num_items - 1).long()], -1)
+    score = torch.where(is_item, score, -torch.inf)
+    return Recommendations(
+        item_index=item[:, :k].cpu().numpy().astype(np.int64),
+        score=score[:, :k].cpu().numpy().astype(np.float64),
+        num_tied_beyond=_num_tied_beyond(score, beams, k).cpu().numpy().astype(np.int64),
+    )
+
+
+def _num_tied_beyond(score: Float[Tensor, "B S"], beams: BeamResult, k: int) -> Tensor:
+    """Returns how many scored items after the first ``k`` share the last one's score."""
+    cut = score[:, k - 1]
+    num_reached = (score[:, k:] == cut[:, None]).sum(dim=1)
+    num_beyond = torch.where(beams.logprob[:, -1] == cut, beams.num_tied_beyond, 0)
+    return torch.where(cut > -torch.inf, num_reached + num_beyond, 0)

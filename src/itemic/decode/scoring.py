@@ -1,0 +1,49 @@
+"""From hidden states to log-probabilities, over a node's children or over the whole vocabulary; knows no beams."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from itemic.decode.policy import Policy
+
+__all__ = ["VocabularyNormalizer", "legal_normalizer", "widen"]
+
+_TILE_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 26}
+"""Logits held at once: on a CPU a tile stays in the second-level cache between product and sum (1.6 to 2 times
+faster than whole rows of 49,712 logits, and the head is read once, not once a chunk of states)."""
+
+
+def widen(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Returns the logits in at least float32, so that half-precision models are scored as exactly as they can be."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def legal_normalizer(
+    child_logits: Float[Tensor, "*shape C"], is_child: Bool[Tensor, "*shape C"]
+) -> Float[Tensor, "*shape"]:
+    """Returns log sum exp of the logits of a node's children; every node has at least one."""
+    return child_logits.masked_fill(~is_child, -torch.inf).logsumexp(dim=-1)
+
+
+class VocabularyNormalizer:
+    """Log sum exp over the whole vocabulary, tile by tile, so that no (states, V) matrix is ever made."""
+
+    def __init__(self, policy: Policy) -> None:
+        """Starts without knowing V: the first call learns it."""
+        self._policy = policy
+        self._vocabulary_size = 0
+
+    def __call__(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape"]:
+        """Returns log sum exp of each state's logits.
+
+        The first call must be the one with few states (a prompt's last): it makes whole rows, which tell V.
+        """
+        if not self._vocabulary_size:
+            logits = widen(self._policy.logits(hidden))
+            self._vocabulary_size = logits.shape[-1]
+            return logits.logsumexp(dim=-1)
+        num_states = max(1, hidden.shape[:-1].numel())
+        width = max(256, _TILE_ELEMENTS.get(hidden.device.type, 1 << 24) // num_states)
+        tiles = torch.split(torch.arange(self._vocabulary_size, device=hidden.device), width)
+        partial = [widen(self._policy.logits(hidden, tile)).logsumexp(dim=-1) for tile in tiles]
+        return torch.stack(partial).logsumexp(dim=0)

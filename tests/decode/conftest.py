@@ -1,0 +1,86 @@
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from itemic.language.spelling import Spelling
+from itemic.sid import Catalog
+
+
+class FakePolicy:
+    """Float64 attention that averages what a token may see, weighted by distance in positions.
+
+    A wrong mask, position or cache order changes its every logit, so equal lists mean that all three are right.
+    """
+
+    def __init__(self, codebook_sizes: Sequence[int], seed: int = 0, width: int = 8, catalog_version: str = "") -> None:
+        rng = np.random.default_rng(seed)
+        spelling = Spelling(style="plain", codebook_sizes=tuple(codebook_sizes))
+        # Token ids in no order at all, between words, as a tokenizer may give them.
+        ids = rng.permutation(sum(codebook_sizes) + 20)
+        bounds = np.cumsum([0, *codebook_sizes])
+        levels = [ids[a:b] for a, b in pairwise(bounds)]
+        self.sid_tokens = SimpleNamespace(spelling=spelling, level_ids=tuple(levels))
+        self.device = torch.device("cpu")
+        self.catalog_version = catalog_version
+        self.embedding = torch.from_numpy(rng.normal(size=(len(ids), width)))
+        self.head = torch.from_numpy(rng.normal(size=(len(ids), width)) * 3)
+        self.num_prompt_tokens_read = 0
+
+    def hidden(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        mask: Bool[Tensor, "B 1 T S"],
+        position_ids: Int[Tensor, "B T"],
+        cache: Any = None,
+        *,
+        use_cache: bool = False,
+    ) -> tuple[Float[Tensor, "B T D"], Any]:
+        if cache is None:
+            self.num_prompt_tokens_read += input_ids.numel()
+        values, positions = self.embedding[input_ids], position_ids
+        if cache is not None:
+            values, positions = torch.cat([cache[0], values], 1), torch.cat([cache[1], positions], 1)
+        distance = (position_ids[:, :, None] - positions[:, None, :]).double()
+        weight = torch.where(mask[:, 0], 0.8**distance, 0.0)
+        states = torch.tanh(weight @ values + self.embedding[input_ids] * 0.5)
+        return states, (values, positions) if use_cache else None
+
+    def logits(
+        self, hidden: Float[Tensor, "*batch D"], token_ids: Int[Tensor, "n"] | None = None
+    ) -> Float[Tensor, "*batch n"]:
+        return hidden @ (self.head if token_ids is None else self.head[token_ids]).T
+
+
+class UniformPolicy(FakePolicy):
+    """Every token is equally likely after everything."""
+
+    def logits(
+        self, hidden: Float[Tensor, "*batch D"], token_ids: Int[Tensor, "n"] | None = None
+    ) -> Float[Tensor, "*batch n"]:
+        return torch.zeros(*hidden.shape[:-1], len(self.head if token_ids is None else token_ids), dtype=hidden.dtype)
+
+
+@pytest.fixture(scope="session")
+def fake_policy() -> Callable[..., FakePolicy]:
+    return FakePolicy
+
+
+@pytest.fixture(scope="session")
+def uniform_policy() -> Callable[..., FakePolicy]:
+    return UniformPolicy
+
+
+@pytest.fixture(scope="session")
+def make_catalog() -> Callable[..., Catalog]:
+    def make(codes: Any, sizes: Sequence[int], **options: Any) -> Catalog:
+        codes = np.asarray(codes)
+        return Catalog(codes, [f"i{row}" for row in range(len(codes))], sizes, **options)
+
+    return make
