@@ -1,0 +1,239 @@
+"""Evaluates recommenders on one split and writes ``metrics.json`` and ``rankings/``; knows no model."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+
+from itemic.core.dataset import Dataset
+from itemic.core.errors import ConfigError, DataError
+from itemic.core.files import atomic_folder, write_json, write_parquet
+from itemic.core.ranking import Recommender
+from itemic.core.seeds import derive_rng
+from itemic.evaluate.breakdown import HISTORY_LENGTH_EDGES, TARGET_POPULARITY_EDGES, buckets
+from itemic.evaluate.metrics.coverage import coverage
+from itemic.evaluate.metrics.gini import gini
+from itemic.evaluate.metrics.invalid import invalid_rate
+from itemic.evaluate.metrics.labels import RANK_METRICS, rank_metric
+from itemic.evaluate.metrics.novelty import novelty
+from itemic.evaluate.protocol import EvaluateConfig, EvaluationSet, RankedLists, evaluation_set, rank_examples
+from itemic.evaluate.ranks import TargetRanks
+from itemic.evaluate.significance import Comparison, bootstrap_intervals, paired_comparison
+
+__all__ = ["Evaluation", "evaluate_all", "evaluate_recommender", "ranking_file_name"]
+
+Values = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """What one recommender reached."""
+
+    name: str
+    """Name of the recommender."""
+    metrics: Values
+    """Label to value, with low and high where each example has a value of its own."""
+    breakdown: dict[str, list[dict[str, Any]]]
+    """Groups by ``history_length`` and by ``target_popularity``: bucket, num_examples, metrics."""
+    users_per_s: float
+    """Examples ranked a second of wall time."""
+    rankings: pl.DataFrame
+    """A row an example: example_id, user_id, target, num_better, num_tied, items and scores (best first)."""
+
+
+def evaluate_recommender(
+    recommender: Recommender, dataset: Dataset, config: EvaluateConfig, *, seed: int
+) -> Evaluation:
+    """Returns the recommender's metrics on the configured split.
+
+    The seed chooses the subset (if any) and the resamples; two recommenders evaluated with one seed share both.
+
+    Raises:
+        DataError: if the split is empty, a list is malformed, or no allowed item is listed at all.
+    """
+    return _evaluate(recommender, evaluation_set(dataset, config, seed=seed), config, seed)
+
+
+def evaluate_all(
+    recommenders: Sequence[Recommender],
+    dataset: Dataset,
+    config: EvaluateConfig,
+    run_folder: Path,
+    seed: int,
+    *,
+    fit_s: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Evaluates the recommenders on the same examples, writes the figures, and returns them.
+
+    ``metrics.json`` has the protocol, each recommender's metrics, breakdown and speed, and the paired comparisons of
+    the first recommender with every other one; ``rankings/<name>.parquet`` has each one's lists.
+
+    Args:
+        recommenders: What to evaluate; the first is the one the others are compared with.
+        dataset: Catalogue, log and splits.
+        config: Protocol.
+        run_folder: Where the files go.
+        seed: Of the run.
+        fit_s: Seconds each recommender took to fit, by name, where known.
+
+    Raises:
+        ConfigError: if there is no recommender or two would write one file.
+        DataError: as ``evaluate_recommender``.
+    """
+    _check_names(recommenders)
+    cases = evaluation_set(dataset, config, seed=seed)
+    evaluations = [_evaluate(recommender, cases, config, seed) for recommender in recommenders]
+    figures = {
+        "protocol": _protocol(cases, config, seed),
+        "recommenders": {
+            evaluation.name: {
+                "metrics": evaluation.metrics,
+                "breakdown": evaluation.breakdown,
+                "users_per_s": evaluation.users_per_s,
+                "fit_s": (fit_s or {}).get(evaluation.name),
+            }
+            for evaluation in evaluations
+        },
+        "comparisons": [
+            asdict(comparison)
+            for other in evaluations[1:]
+            for comparison in _compare(evaluations[0], other, config, seed)
+        ],
+    }
+    with atomic_folder(run_folder / "rankings") as folder:
+        for evaluation in evaluations:
+            write_parquet(folder / ranking_file_name(evaluation.name), evaluation.rankings)
+    write_json(run_folder / "metrics.json", figures)
+    return figures
+
+
+def ranking_file_name(name: str) -> str:
+    """Returns the file of a recommender's lists in ``rankings/``: its name in lower case with hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".parquet"
+
+
+def _check_names(recommenders: Sequence[Recommender]) -> None:
+    if not recommenders:
+        raise ConfigError("expected at least one recommender to evaluate, found none")
+    files = [ranking_file_name(recommender.name) for recommender in recommenders]
+    for position, file in enumerate(files):
+        if file in files[:position]:
+            raise ConfigError(f"two recommenders would write rankings/{file}: give them different names")
+
+
+def _evaluate(recommender: Recommender, cases: EvaluationSet, config: EvaluateConfig, seed: int) -> Evaluation:
+    lists = rank_examples(recommender, cases, config.cutoffs[-1], config.batch_size)
+    labels = [f"{name}@{cutoff}" for cutoff in config.cutoffs for name in RANK_METRICS]
+    rng = derive_rng(seed, "evaluate", "bootstrap")
+    ranked = _with_intervals(labels, _values(lists.ranks, labels), cases.owner, config, rng)
+    return Evaluation(
+        name=recommender.name,
+        metrics=ranked | _list_metrics(recommender.name, lists, cases, config.cutoffs),
+        breakdown=_breakdown(lists.ranks, cases, config, derive_rng(seed, "evaluate", "breakdown")),
+        users_per_s=lists.users_per_s,
+        rankings=_rankings(lists, cases),
+    )
+
+
+def _values(ranks: TargetRanks, labels: Sequence[str]) -> Float[np.ndarray, "B M"]:
+    return np.stack([rank_metric(label, ranks.num_better, ranks.num_tied) for label in labels], axis=1)
+
+
+def _with_intervals(
+    labels: Sequence[str],
+    values: Float[np.ndarray, "B M"],
+    owner: Int[np.ndarray, "B"],
+    config: EvaluateConfig,
+    rng: np.random.Generator,
+) -> Values:
+    low, high = bootstrap_intervals(
+        values, owner, num_bootstrap=config.num_bootstrap, confidence=config.confidence, rng=rng
+    )
+    columns = zip(labels, values.mean(axis=0).tolist(), low.tolist(), high.tolist(), strict=True)
+    return {label: {"value": value, "low": below, "high": above} for label, value, below, above in columns}
+
+
+def _list_metrics(name: str, lists: RankedLists, cases: EvaluationSet, cutoffs: Sequence[int]) -> Values:
+    listed = np.where(lists.valid, lists.item_index, -1)
+    if (listed[:, : cutoffs[0]] == -1).all():
+        raise DataError(f"{name} lists no allowed item for any of {len(cases)} examples")
+    values: Values = {}
+    for cutoff in cutoffs:
+        top = listed[:, :cutoff]
+        invalid = invalid_rate(lists.item_index[:, :cutoff], lists.valid[:, :cutoff], lists.num_allowed)
+        values[f"Coverage@{cutoff}"] = {"value": coverage(top, cases.num_items)}
+        values[f"Gini@{cutoff}"] = {"value": gini(top, cases.num_items)}
+        values[f"Novelty@{cutoff}"] = {"value": novelty(top, cases.train_counts)}
+        values[f"Invalid@{cutoff}"] = {"value": invalid}
+    return values
+
+
+def _breakdown(
+    ranks: TargetRanks, cases: EvaluationSet, config: EvaluateConfig, rng: np.random.Generator
+) -> dict[str, list[dict[str, Any]]]:
+    labels = _headline_labels(config)
+    values = _values(ranks, labels)
+    history_length = cases.examples["history"].list.len().cast(pl.Int64).to_numpy()
+    groups = {
+        "history_length": buckets(history_length, HISTORY_LENGTH_EDGES),
+        "target_popularity": buckets(cases.train_counts[cases.target], TARGET_POPULARITY_EDGES),
+    }
+    return {
+        by: [
+            {
+                "bucket": bucket,
+                "num_examples": len(rows),
+                "metrics": _with_intervals(labels, values[rows], cases.owner[rows], config, rng),
+            }
+            for bucket, rows in members
+        ]
+        for by, members in groups.items()
+    }
+
+
+def _headline_labels(config: EvaluateConfig) -> list[str]:
+    return [f"{name}@{config.headline_cutoff}" for name in ("HR", "NDCG")]
+
+
+def _compare(first: Evaluation, other: Evaluation, config: EvaluateConfig, seed: int) -> list[Comparison]:
+    return [
+        paired_comparison(
+            (first.rankings, other.rankings),
+            (first.name, other.name),
+            label,
+            num_resamples=config.num_bootstrap,
+            confidence=config.confidence,
+            rng=derive_rng(seed, "evaluate", "comparison", label),
+        )
+        for label in _headline_labels(config)
+    ]
+
+
+def _protocol(cases: EvaluationSet, config: EvaluateConfig, seed: int) -> dict[str, Any]:
+    return {
+        "split": config.split,
+        "num_examples": len(cases),
+        "num_users": len(np.unique(cases.owner)),
+        "num_candidates": cases.num_items,
+        "exclude_history": cases.seen is not None,
+        "cutoffs": list(config.cutoffs),
+        "ties": "expected",
+        "confidence": config.confidence,
+        "num_bootstrap": config.num_bootstrap,
+        "seed": seed,
+    }
+
+
+def _rankings(lists: RankedLists, cases: EvaluationSet) -> pl.DataFrame:
+    num_filled = pl.lit(pl.Series((lists.item_index != -1).sum(axis=1)))
+    return cases.examples.select("example_id", "user_id", "target").with_columns(
+        pl.Series("num_better", lists.ranks.num_better),
+        pl.Series("num_tied", lists.ranks.num_tied),
+        pl.Series("items", lists.item_index).arr.to_list().list.head(num_filled),
+        pl.Series("scores", lists.score).arr.to_list().list.head(num_filled),
+    )

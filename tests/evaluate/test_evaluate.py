@@ -1,0 +1,135 @@
+"""metrics.json and the ranking files, whole."""
+
+import json
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from itemic.core.errors import ConfigError, DataError
+from itemic.core.ranking import Recommendations
+from itemic.evaluate import EvaluateConfig, compare_runs, evaluate_all, evaluate_recommender, ranking_file_name
+
+SEQUENCES = [[0, 1, 2, 3], [4, 5, 3, 0], [2, 4, 1, 5], [5, 3, 4, 1]]
+CONFIG = EvaluateConfig(cutoffs=(1, 2), num_bootstrap=200)
+
+
+@pytest.fixture
+def dataset(make_dataset):
+    return make_dataset(SEQUENCES, 6)
+
+
+def test_values_by_hand(dataset, fixed_scores):
+    found = evaluate_recommender(fixed_scores([6, 5, 4, 3, 2, 1]), dataset, CONFIG, seed=0)
+    # candidates by falling score: 3 4 5 | 0 1 2 | 0 3 5 | 0 1 2; targets 3, 0, 5, 1: ranks 1, 1, 3, 2
+    value = {label: figures["value"] for label, figures in found.metrics.items()}
+    assert value["HR@1"] == value["Recall@1"] == value["MRR@1"] == value["NDCG@1"] == 1 / 2
+    assert value["HR@2"] == 3 / 4
+    assert value["MRR@2"] == pytest.approx((1 + 1 + 1 / 2) / 4)
+    assert value["NDCG@2"] == pytest.approx((1 + 1 + 1 / math.log2(3)) / 4)
+    assert value["Coverage@1"] == 2 / 6
+    assert value["Coverage@2"] == 4 / 6
+    assert value["Invalid@2"] == 0
+    # training counts 1 1 1 1 2 2 of 8, one added: shares 2/14 ... 3/14; listed first: 3 0 0 0
+    assert value["Novelty@1"] == pytest.approx(-math.log2(2 / 14))
+
+
+def test_ranking_metrics_have_intervals_that_hold_the_value(dataset, fixed_scores):
+    metrics = evaluate_recommender(fixed_scores([6, 5, 4, 3, 2, 1]), dataset, CONFIG, seed=0).metrics
+    for label, figures in metrics.items():
+        if label.split("@")[0] in ("HR", "Recall", "NDCG", "MRR"):
+            assert 0 <= figures["low"] <= figures["value"] <= figures["high"] <= 1
+        else:
+            assert list(figures) == ["value"]
+
+
+def test_the_breakdown_adds_up_to_the_whole(dataset, fixed_scores):
+    found = evaluate_recommender(fixed_scores([6, 5, 4, 3, 2, 1]), dataset, CONFIG, seed=0)
+    for groups in found.breakdown.values():
+        assert sum(group["num_examples"] for group in groups) == 4
+        total = sum(group["num_examples"] * group["metrics"]["HR@2"]["value"] for group in groups)
+        assert total / 4 == pytest.approx(found.metrics["HR@2"]["value"])
+    assert [group["bucket"] for group in found.breakdown["history_length"]] == ["3-5"]
+
+
+def test_a_recommender_that_fills_no_slot_is_refused(dataset, fixed_scores):
+    with pytest.raises(DataError, match="Fixed scores lists no allowed item for any of 4 examples"):
+        evaluate_recommender(fixed_scores([-np.inf] * 6), dataset, CONFIG, seed=0)
+
+
+def test_invalid_slots_are_counted_and_kept_out_of_the_list_metrics(dataset):
+    class Careless:
+        name = "Careless"
+
+        def recommend(self, histories, k, exclude=None, allow=None):
+            row = np.array([99, *range(5), *[-1] * k])[:k]  # an unknown item, then items seen or not
+            return Recommendations(
+                item_index=np.tile(row, (len(histories), 1)),
+                score=np.tile(np.where(row >= 0, -np.arange(k, dtype=float), -np.inf), (len(histories), 1)),
+                num_tied_beyond=np.zeros(len(histories), dtype=np.int64),
+            )
+
+    config = EvaluateConfig(cutoffs=(2,), num_bootstrap=10)
+    metrics = evaluate_recommender(Careless(), dataset, config, seed=0).metrics
+    assert metrics["Coverage@2"]["value"] == 1 / 6  # only item 0 is ever valid
+    assert metrics["Invalid@2"]["value"] == pytest.approx(1 - 3 / 8)  # one user has seen item 0
+
+
+def test_the_files_say_what_was_returned(dataset, fixed_scores, tmp_path):
+    best, worst = fixed_scores([6, 5, 4, 3, 2, 1], "Best one"), fixed_scores([1, 2, 3, 4, 5, 6], "Worst")
+    config = EvaluateConfig(cutoffs=(1, 5), num_bootstrap=50)
+    figures = evaluate_all([best, worst], dataset, config, tmp_path, 3, fit_s={"Worst": 1.5})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == figures
+    assert figures["protocol"] == {
+        "split": "test",
+        "num_examples": 4,
+        "num_users": 4,
+        "num_candidates": 6,
+        "exclude_history": True,
+        "cutoffs": [1, 5],
+        "ties": "expected",
+        "confidence": 0.95,
+        "num_bootstrap": 50,
+        "seed": 3,
+    }
+    assert [figures["recommenders"][name]["fit_s"] for name in ("Best one", "Worst")] == [None, 1.5]
+    assert all(entry["users_per_s"] > 0 for entry in figures["recommenders"].values())
+    rows = pl.read_parquet(tmp_path / "rankings" / "best-one.parquet").rows(named=True)
+    assert rows[2] == {
+        "example_id": 12,
+        "user_id": "u2",
+        "target": 5,
+        "num_better": 2,
+        "num_tied": 1,
+        "items": [0, 3, 5],
+        "scores": [6.0, 3.0, 1.0],
+    }
+
+
+def test_the_first_is_compared_with_every_other(dataset, fixed_scores, tmp_path):
+    recommenders = [fixed_scores(np.roll(np.arange(6.0), shift), f"r{shift}") for shift in range(3)]
+    figures = evaluate_all(recommenders, dataset, CONFIG, tmp_path, 0)
+    pairs = [(entry["a"], entry["b"], entry["metric"]) for entry in figures["comparisons"]]
+    assert pairs == [("r0", other, label) for other in ("r1", "r2") for label in ("HR@2", "NDCG@2")]
+    values = [figures["recommenders"][name]["metrics"]["HR@2"]["value"] for name in ("r0", "r1")]
+    assert figures["comparisons"][0]["difference"] == pytest.approx(values[0] - values[1])
+    files = [tmp_path / "rankings" / ranking_file_name(name) for name in ("r0", "r1")]
+    assert compare_runs(*files, "HR@2").difference == pytest.approx(values[0] - values[1])
+
+
+def test_a_second_evaluation_equals_the_first_and_leaves_no_old_file(dataset, fixed_scores, tmp_path):
+    def figures(*names: str) -> dict:
+        found = evaluate_all([fixed_scores([6, 5, 4, 3, 2, 1], name) for name in names], dataset, CONFIG, tmp_path, 0)
+        return {name: entry["metrics"] for name, entry in found["recommenders"].items()}
+
+    assert figures("a", "b")["a"] == figures("a")["a"]
+    assert [path.name for path in (tmp_path / "rankings").iterdir()] == ["a.parquet"]
+
+
+def test_recommenders_need_names_that_give_different_files(dataset, fixed_scores, tmp_path):
+    twins = [fixed_scores([1] * 6, "Item KNN"), fixed_scores([1] * 6, "item-knn")]
+    with pytest.raises(ConfigError, match=r"two recommenders would write rankings/item-knn\.parquet"):
+        evaluate_all(twins, dataset, CONFIG, tmp_path, 0)
+    with pytest.raises(ConfigError, match="at least one recommender"):
+        evaluate_all([], dataset, CONFIG, tmp_path, 0)
