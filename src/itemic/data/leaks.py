@@ -1,0 +1,148 @@
+"""Whether a dataset keeps what it holds out apart from what it teaches, checked on the finished tables.
+
+Trusts nothing of how the tables were made: every example is found again in the log and compared with it.
+"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int64
+
+from itemic.core.dataset import Dataset
+from itemic.core.errors import DataError
+from itemic.data.splits import SPLITS, positions
+
+__all__ = ["check_leaks"]
+
+_PIECE = 1 << 17
+
+
+def check_leaks(dataset: Dataset, *, split: str) -> dict[str, Any]:
+    """Returns figures on how far test lies from train, after checking that nothing held out is taught.
+
+    Checked: every example's target is the interaction of its user that the log says, in the same split; a user's
+    train interactions come before those of valid, and these before those of test; every history is what stands right
+    before its target in the log; under a temporal split no train target is later than a valid one, no valid target
+    later than a test one. A given split keeps histories as published: those that the log does not have so are counted.
+
+    Args:
+        dataset: The finished tables.
+        split: ``leave_one_out``, ``temporal`` or ``given``.
+
+    Raises:
+        DataError: naming the first example or user at fault.
+    """
+    examples = pl.concat([dataset.split(name).with_columns(pl.lit(name).alias("split")) for name in SPLITS])
+    rows = _rows_in_log(dataset.interactions, examples)
+    _check_targets(dataset.interactions, examples, rows)
+    _check_order(dataset.interactions)
+    num_other = _count_other_histories(dataset.interactions, examples, rows, may_differ=split == "given")
+    if split == "temporal":
+        _check_times(dataset)
+    return {"histories_not_in_log": num_other, **_times(dataset), **_distance(dataset)}
+
+
+def _rows_in_log(log: pl.DataFrame, examples: pl.DataFrame) -> Int64[np.ndarray, "E"]:
+    """Returns the log row of every example: a user's last example belongs to its last interaction, and so on."""
+    users = log.with_row_index("row").group_by("user_id").agg(pl.col("row").last().cast(pl.Int64))
+    from_end = (pl.len() - 1 - pl.int_range(pl.len())).over("user_id")
+    joined = examples.select("user_id", from_end.alias("from_end")).join(
+        users, on="user_id", how="left", maintain_order="left"
+    )
+    rows = joined.select((pl.col("row") - pl.col("from_end")).fill_null(-1)).to_series()
+    return rows.to_numpy().astype(np.int64)
+
+
+def _check_targets(log: pl.DataFrame, examples: pl.DataFrame, rows: Int64[np.ndarray, "E"]) -> None:
+    inside = np.clip(rows, 0, max(log.height - 1, 0))
+    found = log[inside]
+    same = (
+        (rows >= 0)
+        & (found["user_id"] == examples["user_id"]).to_numpy()
+        & (found["item_index"] == examples["target"]).to_numpy()
+        & (found["split"] == examples["split"]).to_numpy()
+    )
+    if not same.all():
+        raise DataError(
+            f"{_name(examples, int(np.argmin(same)))}: the target is not this user's interaction in the log"
+        )
+
+
+def _check_order(log: pl.DataFrame) -> None:
+    code = pl.col("split").replace_strict(list(SPLITS), [0, 1, 2], return_dtype=pl.Int8)
+    falls = log.select("user_id", (code.diff() < 0).over("user_id").alias("falls")).filter("falls")
+    if not falls.is_empty():
+        user = falls["user_id"][0]
+        raise DataError(f"user {user!r}: a later split's interaction comes before an earlier split's")
+
+
+def _count_other_histories(
+    log: pl.DataFrame, examples: pl.DataFrame, rows: Int64[np.ndarray, "E"], *, may_differ: bool
+) -> int:
+    items = log["item_index"].to_numpy()
+    position, _ = positions(log["user_id"].rle_id().cast(pl.Int64).to_numpy())
+    num_other = 0
+    for start in range(0, len(rows), _PIECE):
+        piece = rows[start : start + _PIECE]
+        differs = _differs(items, position, examples["history"].slice(start, _PIECE), piece)
+        if differs.any() and not may_differ:
+            raise DataError(
+                f"{_name(examples, start + int(np.argmax(differs)))}: the history is not what precedes the target"
+            )
+        num_other += int(differs.sum())
+    return num_other
+
+
+def _differs(
+    items: Int64[np.ndarray, "R"],
+    position: Int64[np.ndarray, "R"],
+    histories: pl.Series,
+    rows: Int64[np.ndarray, "E"],
+) -> Bool[np.ndarray, "E"]:
+    lengths = histories.list.len().to_numpy().astype(np.int64)
+    too_long = lengths > position[rows]
+    ends = np.cumsum(lengths)
+    source = np.arange(ends[-1]) + np.repeat(rows - ends, lengths)
+    values = histories.explode(empty_as_null=False).to_numpy()
+    wrong = values != items[np.maximum(source, 0)]
+    num_wrong = np.bincount(np.repeat(np.arange(len(rows)), lengths), weights=wrong, minlength=len(rows))
+    return np.asarray(too_long | (num_wrong > 0))
+
+
+def _check_times(dataset: Dataset) -> None:
+    for earlier, later in (("train", "valid"), ("valid", "test"), ("train", "test")):
+        last, first = dataset.split(earlier)["timestamp"].max(), dataset.split(later)["timestamp"].min()
+        if last is not None and first is not None and last > first:  # type: ignore[operator]
+            raise DataError(f"a {earlier} target at {last!r} s is later than a {later} target at {first!r} s")
+
+
+def _times(dataset: Dataset) -> dict[str, Any]:
+    return {
+        f"{name}_{which}_s": value
+        for name in SPLITS
+        for which, value in (
+            ("first", dataset.split(name)["timestamp"].min()),
+            ("last", dataset.split(name)["timestamp"].max()),
+        )
+    }
+
+
+def _distance(dataset: Dataset) -> dict[str, Any]:
+    learned = dataset.interactions.filter(pl.col("split") == "train")
+    test = dataset.test
+    repeated = pl.col("history").list.contains(pl.col("target"))
+    return {
+        "test_targets_unseen_in_train": _share(~test["target"].is_in(learned["item_index"].unique().implode())),
+        "test_users_unseen_in_train": _share(~test["user_id"].is_in(learned["user_id"].unique().implode())),
+        "test_targets_in_own_history": _share(test.select(repeated).to_series()),
+    }
+
+
+def _share(flags: pl.Series) -> float | None:
+    return float(flags.mean()) if len(flags) else None  # type: ignore[arg-type]
+
+
+def _name(examples: pl.DataFrame, row: int) -> str:
+    example = examples.row(row, named=True)
+    return f"{example['split']} example {example['example_id']} (user {example['user_id']!r})"

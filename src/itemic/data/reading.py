@@ -1,0 +1,332 @@
+"""Source files to tables of strings with row numbers; knows no column's meaning.
+
+Nothing is guessed and nothing is lost: every cell stays text until a reader says what it is, and a row that is
+malformed or in the wrong encoding is set aside, not repaired.
+"""
+
+import ast
+import codecs
+import csv
+import gzip
+import io
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import polars as pl
+
+from itemic.core.errors import DataError
+from itemic.data.rejects import REJECT_SCHEMA, SourceRows, no_rejects
+
+__all__ = ["joined_text", "parse_delimited", "parse_json_lines", "read_bytes", "read_parquet", "read_table"]
+
+_UNDECODABLE = "\U0010ffff"
+"""Stands for a byte that the encoding does not allow: a code point that no text may use."""
+
+_CHUNK_BYTES = 32 << 20
+_NUM_LINES_FOR_KEYS = 1000
+
+codecs.register_error("itemic-mark", lambda error: (_UNDECODABLE, error.end))  # type: ignore[attr-defined]
+
+
+def read_table(path: Path, *, encoding: str = "utf-8") -> SourceRows:
+    """Returns the rows of a CSV, TSV, JSON-lines or Parquet file, told apart by the name's ending.
+
+    Args:
+        path: ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` (one object a line) or ``.parquet``; all but the last may be
+            followed by ``.gz``.
+        encoding: Of text files.
+
+    Raises:
+        DataError: if the file is missing or empty, or has an ending that is not one of these.
+    """
+    ending = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    if ending == "parquet":
+        return read_parquet(path)
+    if ending in ("jsonl", "json", "ndjson"):
+        with _open(path) as stream:
+            return parse_json_lines(stream, path.as_posix(), encoding=encoding)
+    if ending in ("csv", "tsv"):
+        separator = "\t" if ending == "tsv" else ","
+        return parse_delimited(read_bytes(path), path.as_posix(), separator=separator, encoding=encoding)
+    raise DataError(f"{path}: expected a file ending in .csv, .tsv, .jsonl (each also .gz) or .parquet")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Returns a file's bytes, unpacked where the name ends in ``.gz``.
+
+    Raises:
+        DataError: if the file is missing or is not gzip in spite of its name.
+    """
+    with _open(path) as stream:
+        try:
+            return stream.read()
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise DataError(f"{path}: not a complete gzip file: {error}") from None
+
+
+def read_parquet(path: Path) -> SourceRows:
+    """Returns the rows of a Parquet file with their own types.
+
+    Raises:
+        DataError: if the file is missing or not Parquet.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        table = pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path}: not a Parquet file: {error}") from None
+    return SourceRows(file=path.as_posix(), rows=_numbered(table, first=1), rejects=no_rejects())
+
+
+def parse_delimited(
+    data: bytes,
+    file: str,
+    *,
+    separator: str,
+    header: Sequence[str] | None = None,
+    quoted: bool = True,
+    encoding: str = "utf-8",
+) -> SourceRows:
+    """Returns the rows of delimited text as strings; an empty cell is null.
+
+    Args:
+        data: The file's bytes.
+        file: What to call the file.
+        separator: Between cells; may be several characters where nothing is quoted.
+        header: Column names of a file without a header row.
+        quoted: Whether a cell may be quoted with ``"``.
+        encoding: Of the text; undecodable rows are set aside.
+
+    Raises:
+        DataError: if the file is empty or names a column twice.
+    """
+    data, is_clean = _as_utf8(data, encoding)
+    first = 1 if header else 2
+    if len(separator) > 1:
+        table = _split_lines(data, separator, list(header or ()))
+        rejects = no_rejects()
+    else:
+        try:
+            table, rejects = _read_csv(data, separator, header, quoted), no_rejects()
+        except pl.exceptions.NoDataError:
+            raise DataError(f"{file}: is empty") from None
+        except pl.exceptions.ComputeError:
+            table, rejects = _read_ragged(data, file, separator, header, quoted)
+    if header is None:
+        _check_header(data, file, separator)
+    if "source_row" not in table.columns:
+        table = _numbered(table, first=first)
+    rows = SourceRows(file=file, rows=_without_blank_rows(table), rejects=rejects)
+    return rows if is_clean else _without_undecodable(rows, encoding)
+
+
+def parse_json_lines(
+    stream: IO[bytes], file: str, *, columns: Sequence[str] | None = None, encoding: str = "utf-8"
+) -> SourceRows:
+    """Returns the objects of a JSON-lines file as columns of strings; a list or object stays JSON text.
+
+    The file is parsed in pieces of some tens of megabytes, so memory follows the columns asked for. A line that is
+    no JSON object but a Python dictionary (as the 2014 Amazon metadata are) is read as a literal, never evaluated.
+
+    Args:
+        stream: The file's bytes.
+        file: What to call the file.
+        columns: Keys to keep; without it every key of the first thousand lines.
+        encoding: Of the text; undecodable rows are set aside.
+
+    Raises:
+        DataError: if the file is empty.
+    """
+    tables, rejects, row = [], [], 1
+    for chunk in _line_chunks(stream):
+        data, is_clean = _as_utf8(chunk, encoding)
+        columns = columns or _keys(data, file)
+        part = _parse_json_chunk(data, file, columns, row)
+        part = part if is_clean else _without_undecodable(part, encoding)
+        tables.append(part.rows)
+        rejects.append(part.rejects)
+        row += chunk.count(b"\n") + (not chunk.endswith(b"\n"))
+    if not tables:
+        raise DataError(f"{file}: is empty")
+    return SourceRows(file=file, rows=pl.concat(tables), rejects=pl.concat(rejects))
+
+
+def joined_text(values: pl.Series, separator: str) -> pl.Series:
+    """Returns texts in which a written list (JSON or Python, nested or not) is replaced by its joined elements.
+
+    A text that only looks like a list stays as it is; null stays null.
+    """
+    lists = values.unique().drop_nulls()
+    lists = lists.filter(lists.str.starts_with("[") & lists.str.strip_chars_end().str.ends_with("]"))
+    if lists.is_empty():
+        return values
+    plain = [_join(text, separator) for text in lists]
+    return values.replace(lists, pl.Series(plain, dtype=pl.String))
+
+
+def _open(path: Path) -> IO[bytes]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _as_utf8(data: bytes, encoding: str) -> tuple[bytes, bool]:
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        return data.decode(encoding, errors="itemic-mark").encode(), False
+    except LookupError:
+        raise DataError(f"unknown encoding {encoding!r}") from None
+    return (data if codecs.lookup(encoding).name == "utf-8" else text.encode()), True
+
+
+def _without_undecodable(rows: SourceRows, encoding: str) -> SourceRows:
+    is_bad = pl.any_horizontal(pl.col(pl.String).str.contains(_UNDECODABLE, literal=True))
+    checked = rows.set_aside([(is_bad, f"not valid {encoding.upper()}")])
+    content = pl.col("content").str.replace_all(_UNDECODABLE, "\ufffd", literal=True)
+    return SourceRows(file=rows.file, rows=checked.rows, rejects=checked.rejects.with_columns(content))
+
+
+def _numbered(table: pl.DataFrame, *, first: int) -> pl.DataFrame:
+    return table.with_columns(pl.int_range(first, first + pl.len(), dtype=pl.Int64).alias("source_row"))
+
+
+def _without_blank_rows(table: pl.DataFrame) -> pl.DataFrame:
+    return table.filter(~pl.all_horizontal(pl.exclude("source_row").is_null()))
+
+
+def _read_csv(data: bytes, separator: str, header: Sequence[str] | None, quoted: bool) -> pl.DataFrame:
+    return pl.read_csv(
+        data,
+        separator=separator,
+        has_header=header is None,
+        schema=None if header is None else dict.fromkeys(header, pl.String),
+        infer_schema=False,
+        quote_char='"' if quoted else None,
+    )
+
+
+def _read_ragged(
+    data: bytes, file: str, separator: str, header: Sequence[str] | None, quoted: bool
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Reads text that polars refuses, row by row: rows with too many cells are set aside. Slow, for damaged files."""
+    text = io.StringIO(data.decode(), newline="")
+    rows = csv.reader(text, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    names = list(header) if header else next(rows)
+    good, bad = [], []
+    for number, cells in enumerate(rows, start=1 if header else 2):
+        if len(cells) > len(names):
+            reason = f"{len(cells)} cells for {len(names)} columns"
+            bad.append((file, number, reason, separator.join(cells)))
+        else:
+            padded: list[Any] = [cell or None for cell in cells] + [None] * (len(names) - len(cells))
+            good.append((*padded, number))
+    schema = {**dict.fromkeys(names, pl.String), "source_row": pl.Int64}
+    return pl.DataFrame(good, schema=schema, orient="row"), pl.DataFrame(bad, schema=REJECT_SCHEMA, orient="row")
+
+
+def _split_lines(data: bytes, separator: str, header: list[str]) -> pl.DataFrame:
+    # Not splitlines: it also splits at characters that may stand inside a title.
+    texts = data.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
+    lines = pl.DataFrame({"line": texts}, schema={"line": pl.String})
+    cells = pl.col("line").str.split(separator)
+    columns = [cells.list.get(index, null_on_oob=True).replace("", None) for index in range(len(header) - 1)]
+    rest = cells.list.slice(len(header) - 1).list.join(separator).replace("", None)
+    return lines.select(**dict(zip(header, [*columns, rest], strict=True)))
+
+
+def _check_header(data: bytes, file: str, separator: str) -> None:
+    names = next(csv.reader([data.split(b"\n", 1)[0].decode("utf-8-sig").rstrip("\r")], delimiter=separator))
+    twice = [name for index, name in enumerate(names) if name in names[:index]]
+    if twice:
+        raise DataError(f"{file}: the header names column {twice[0]!r} twice")
+
+
+def _line_chunks(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yields pieces of whole lines."""
+    rest = b""
+    while piece := stream.read(_CHUNK_BYTES):
+        head, newline, tail = piece.rpartition(b"\n")
+        if newline:
+            yield rest + head + newline
+            rest = tail
+        else:
+            rest += piece
+    if rest:
+        yield rest
+
+
+def _keys(data: bytes, file: str) -> list[str]:
+    keys: dict[str, None] = {}
+    for line in itertools.islice(io.BytesIO(data), _NUM_LINES_FOR_KEYS):
+        value = _parse_object(line.decode())
+        keys.update(dict.fromkeys(value or ()))
+    if not keys:
+        raise DataError(f"{file}: no JSON object in its first {_NUM_LINES_FOR_KEYS} lines")
+    return list(keys)
+
+
+def _parse_json_chunk(data: bytes, file: str, columns: Sequence[str], first: int) -> SourceRows:
+    schema = dict.fromkeys(columns, pl.String)
+    blank_lines = data.startswith(b"\n") or b"\n\n" in data or b"\r" in data
+    if not blank_lines:
+        try:
+            table = pl.read_ndjson(data, schema=schema)
+            return SourceRows(file=file, rows=_numbered(table, first=first), rejects=no_rejects())
+        except pl.exceptions.PolarsError:
+            pass
+    return _parse_json_line_by_line(data, file, schema, first)
+
+
+def _parse_json_line_by_line(data: bytes, file: str, schema: Mapping[str, Any], first: int) -> SourceRows:
+    """Parses what polars refuses: blank lines are skipped, broken ones set aside. Slow, for damaged files."""
+    good: list[tuple[Any, ...]] = []
+    bad = []
+    for number, line in enumerate(data.decode().split("\n"), start=first):
+        if not line.strip():
+            continue
+        value = _parse_object(line)
+        if value is None:
+            bad.append((file, number, "not a JSON object", line))
+        else:
+            good.append((*(_as_text(value.get(key)) for key in schema), number))
+    rows = pl.DataFrame(good, schema={**schema, "source_row": pl.Int64}, orient="row")
+    return SourceRows(file=file, rows=rows, rejects=pl.DataFrame(bad, schema=REJECT_SCHEMA, orient="row"))
+
+
+def _parse_object(line: str) -> dict[str, Any] | None:
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(line.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return value if isinstance(value, dict) else None
+    return None
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _join(text: str, separator: str) -> str:
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return separator.join(part for part in _leaves(value) if part) if isinstance(value, list) else text
+    return text
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        for element in value:
+            yield from _leaves(element)
+    elif value is not None:
+        yield str(value).strip()
