@@ -27,7 +27,7 @@ class Quantizer(Protocol):
 
     @property
     def codebooks(self) -> tuple[Float[np.ndarray, "K D"], ...]:
-        """Vectors of the codes of each level, once fitted."""
+        """Vectors of the codes of each level; none before ``fit``."""
         ...
 
     def fit(self, x: Float[np.ndarray, "N D"], rng: np.random.Generator) -> "Quantizer":

@@ -52,13 +52,7 @@ class RQKMeans:
 
     @property
     def codebooks(self) -> tuple[Float[np.ndarray, "K D"], ...]:
-        """Centroids of each level.
-
-        Raises:
-            CatalogError: before ``fit``.
-        """
-        if not self._codebooks:
-            raise CatalogError("the quantizer has no codebooks yet; call fit first")
+        """Centroids of each level; none before ``fit``."""
         return self._codebooks
 
     def fit(self, x: Float[np.ndarray, "N D"], rng: np.random.Generator) -> "RQKMeans":
@@ -105,7 +99,7 @@ class RQKMeans:
     def distances(self, x: Float[np.ndarray, "N D"], prefix: Int[np.ndarray, "N l"]) -> Float[np.ndarray, "N K"]:
         """Returns the squared distance from what ``prefix`` leaves of each vector to each centroid of level l."""
         level = prefix.shape[1]
-        return _squared_distances(x.astype(np.float32) - self.decode(prefix), self.codebooks[level])
+        return _squared_distances(x.astype(np.float32) - self.decode(prefix), self._fitted()[level])
 
     def encode(self, x: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N L"]:
         """Returns the nearest centroid of each level in turn (greedy, not the best sum)."""
@@ -113,14 +107,15 @@ class RQKMeans:
 
     def decode(self, codes: Int[np.ndarray, "N l"]) -> Float[np.ndarray, "N D"]:
         """Returns the sum of the centroids of each row's codes; a prefix of a SID gives its coarser vector."""
-        total = np.zeros((len(codes), self.codebooks[0].shape[1]), dtype=np.float32)
+        codebooks = self._fitted()
+        total = np.zeros((len(codes), codebooks[0].shape[1]), dtype=np.float32)
         for level in range(codes.shape[1]):
-            total += self.codebooks[level][codes[:, level]]
+            total += codebooks[level][codes[:, level]]
         return total
 
     def save(self, path: Path) -> None:
         """Writes ``codebook_0``, ``codebook_1`` ... as safetensors."""
-        arrays = {f"codebook_{level}": centroids for level, centroids in enumerate(self.codebooks)}
+        arrays = {f"codebook_{level}": centroids for level, centroids in enumerate(self._fitted())}
         settings = json.dumps({"codebook_sizes": self._sizes, "num_iterations": self._num_iterations})
         write_arrays(path, arrays, {"kind": self.kind, "settings": settings})
 
@@ -144,6 +139,11 @@ class RQKMeans:
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such file; run itemic tokenize") from None
         return quantizer
+
+    def _fitted(self) -> tuple[np.ndarray, ...]:
+        if not self._codebooks:
+            raise CatalogError("the quantizer has no codebooks yet; call fit first")
+        return self._codebooks
 
 
 def _kmeans(x: Float[np.ndarray, "N D"], num_codes: int, num_iterations: int, *, seed: int) -> Float[np.ndarray, "K D"]:

@@ -1,0 +1,117 @@
+"""Any Hugging Face encoder or decoder as a text encoder: tokens in, pooled last hidden states out.
+
+The only module of this package that imports transformers.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32
+from torch import Tensor
+
+from itemic.core.errors import ConfigError
+from itemic.embed.models import sentence_max_length
+
+__all__ = ["HuggingFaceEncoder", "pool"]
+
+
+class HuggingFaceEncoder:
+    """Pools what ``AutoModel`` makes of each text."""
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        pooling: str,
+        instruction: str = "",
+        normalize: bool = True,
+        max_length: int = 0,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Loads the model.
+
+        Args:
+            name: What to call it.
+            folder: Its files.
+            pooling: "mean", "last" or "cls".
+            instruction: Put before every text.
+            normalize: Whether vectors are scaled to length 1.
+            max_length: Longest text in tokens, cut beyond; 0 for the model's own limit.
+            device: Where to compute.
+            dtype: Number format of the weights.
+
+        Raises:
+            ConfigError: if the folder holds no such model or ``max_length`` is more than it can read.
+        """
+        from transformers import AutoModel, AutoTokenizer
+
+        self.name = name
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="right")
+            network = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"encoder {name!r}: transformers cannot load {folder}: {error}") from None
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._network = network.to(device).eval()
+        self._max_length = _token_limit(name, max_length, folder, self._tokenizer, network.config)
+        self._pooling = pooling
+        self._instruction = instruction
+        self._normalize = normalize
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str]) -> Float32[np.ndarray, "n D"]:
+        """Returns one vector a text; the texts are one batch, padded to the longest."""
+        batch = self._tokenizer(
+            [self._instruction + text for text in texts],
+            padding=True,
+            truncation=True,
+            max_length=self._max_length,
+            return_tensors="pt",
+        ).to(self._network.device)
+        hidden = self._network(**batch).last_hidden_state
+        vectors = pool(hidden.float(), batch["attention_mask"].bool(), self._pooling)
+        if self._normalize:
+            vectors = torch.nn.functional.normalize(vectors, dim=-1)
+        array: np.ndarray = vectors.cpu().numpy()
+        return array
+
+
+def pool(hidden: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"], pooling: str) -> Float[Tensor, "B D"]:
+    """Returns one vector a row: the mean of its tokens, its last one, or its first ("cls"); padding never counts.
+
+    Args:
+        hidden: Last hidden states.
+        mask: True on tokens, False on padding at either side.
+        pooling: "mean", "last" or "cls".
+    """
+    if pooling == "mean":
+        weights = mask.to(hidden.dtype)[:, :, None]
+        return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    if pooling == "last":
+        place = torch.where(mask, positions, -1).amax(dim=1).clamp(min=0)
+    elif pooling == "cls":
+        place = torch.where(mask, positions, mask.shape[1] - 1).amin(dim=1)
+    else:
+        raise ConfigError(f"pooling {pooling!r}: expected mean, last or cls")
+    return hidden[torch.arange(len(hidden), device=hidden.device), place]
+
+
+def _token_limit(name: str, wanted: int, folder: Path, tokenizer: Any, network_config: Any) -> int:
+    """Returns how many tokens of a text are read: ``wanted``, or what the model's files state."""
+    positions = getattr(network_config, "max_position_embeddings", None)
+    known = [int(limit) for limit in (tokenizer.model_max_length, positions) if limit and limit < 1e9]
+    if wanted:
+        if known and wanted > min(known):
+            raise ConfigError(f"max_length {wanted}: encoder {name!r} reads at most {min(known)} tokens")
+        return wanted
+    stated = sentence_max_length(folder)
+    if stated is None and not known:
+        raise ConfigError(f"encoder {name!r} states no longest text; set max_length")
+    return stated if stated is not None else min(known)

@@ -1,0 +1,67 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from itemic.sid.quality import collisions, level_use, quality, reconstruction
+from itemic.sid.rqkmeans import RQKMeans
+
+
+def test_collisions_by_hand():
+    codes = np.array([[0, 1], [0, 1], [0, 1], [2, 0], [1, 1]])
+    assert collisions(codes) == {"rate": 1 - 3 / 5, "share_of_items": 3 / 5, "max_items": 3}
+
+
+def test_codebook_use_by_hand():
+    use = level_use(np.array([0, 0, 1, 3]), 4)
+    assert use["num_used"] == 3
+    assert use["share_used"] == 3 / 4
+    assert use["counts"] == [2, 1, 0, 1]
+    assert use["entropy"] == pytest.approx(1 / 2 * math.log(2) + 1 / 2 * math.log(4))
+    assert use["perplexity"] == pytest.approx(2**1.5)
+
+
+def test_equal_use_of_all_codes_has_their_number_as_perplexity():
+    assert level_use(np.arange(6), 6)["perplexity"] == pytest.approx(6)
+    assert level_use(np.zeros(6, dtype=np.int64), 6)["perplexity"] == 1
+
+
+def test_reconstruction_by_hand():
+    x = np.array([[0.0, 0.0], [2.0, 4.0]], dtype=np.float32)
+    quantizer = RQKMeans.from_codes(x, np.zeros((2, 1), dtype=np.int64), (1,))
+    # One code, the mean (1, 2), explains nothing: squared error 1 + 4 for each item, over 4 numbers.
+    assert reconstruction(np.zeros((2, 1), dtype=np.int64), x, quantizer) == {"mse": 10 / 4, "relative": 1}
+    assert reconstruction(np.array([[0], [1]]), x, RQKMeans.from_codes(x, np.array([[0], [1]]), (2,)))["mse"] == 0
+
+
+def test_vectors_without_variance_have_no_relative_error():
+    x = np.ones((3, 2), dtype=np.float32)
+    codes = np.zeros((3, 1), dtype=np.int64)
+    assert reconstruction(codes, x, RQKMeans.from_codes(x, codes, (1,)))["relative"] is None
+
+
+def test_quality_tells_before_from_after_and_is_json():
+    x = np.array([[0.0], [0.0], [1.0]], dtype=np.float32)
+    before, after = np.array([[0], [0], [2]]), np.array([[0], [1], [2]])
+    figures = quality(before, after, (3,), x, RQKMeans.from_codes(x, before, (3,)))
+    assert figures["collisions"]["before"]["rate"] == 1 - 2 / 3
+    assert figures["collisions"]["after"]["rate"] == 0
+    assert figures["share_moved"] == 1 / 3
+    assert figures["levels"][0]["num_used"] == 3
+    assert figures["reconstruction"]["before"]["mse"] == 0
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+    assert quality(before, after, (3,))["reconstruction"] is None
+
+
+@given(st.integers(1, 40), st.integers(1, 10), st.integers(0, 2**32))
+def test_figures_lie_where_they_must(num_items, size, seed):
+    codes = np.random.default_rng(seed).integers(0, size, size=(num_items, 2))
+    figures = collisions(codes)
+    assert 0 <= figures["rate"] < 1
+    assert figures["rate"] <= figures["share_of_items"] <= 1
+    use = level_use(codes[:, 0], size)
+    assert 1 - 1e-9 <= use["perplexity"] <= use["num_used"] + 1e-9
+    assert sum(use["counts"]) == num_items

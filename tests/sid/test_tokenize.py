@@ -1,0 +1,149 @@
+import logging
+
+import numpy as np
+import polars as pl
+import pytest
+
+from itemic.core.config import config_from_mapping
+from itemic.core.errors import ArtifactError, CatalogError, ConfigError
+from itemic.core.files import read_json, write_arrays, write_parquet
+from itemic.core.run import Run
+from itemic.sid import Catalog, TokenizeConfig, load_quantizer, tokenize
+
+SMALL = {"codebook_sizes": (4, 4, 4), "num_iterations": 3}
+
+
+def make_run(folder, num_items=40, *, embeddings=True, given=None):
+    """A run folder as the stages before leave it; every other item's vector is that of the item before."""
+    run = Run(folder)
+    items = pl.DataFrame({"item_index": range(num_items), "item_id": [f"id {row}" for row in range(num_items)]})
+    write_parquet(run.path("dataset") / "items.parquet", items)
+    if embeddings:
+        x = np.random.default_rng(3).normal(size=((num_items + 1) // 2, 6)).astype(np.float32)
+        write_arrays(run.path("embeddings.safetensors"), {"embeddings": np.repeat(x, 2, axis=0)[:num_items]})
+    if given is not None:
+        table = pl.DataFrame(
+            {"item_index": range(len(given)), "codes": given}, schema_overrides={"item_index": pl.Int64}
+        )
+        write_parquet(run.path("given_sids.parquet"), table)
+    return run
+
+
+def test_catalog_is_unique_and_its_figures_say_what_it_took(tmp_path):
+    run = make_run(tmp_path)
+    result = tokenize(TokenizeConfig(**SMALL), run, seed=0)
+    catalog = Catalog.load(run.path("catalog"))
+    assert len(np.unique(catalog.codes, axis=0)) == 40
+    assert catalog.item_ids == tuple(f"id {row}" for row in range(40))
+    assert (catalog.codebook_sizes, catalog.spelling, catalog.shares) == ((4, 4, 4), "plain", False)
+    figures = read_json(run.path("catalog") / "quality.json")
+    assert figures["collisions"]["before"]["rate"] >= 1 / 2
+    assert figures["collisions"]["after"]["rate"] == 0
+    assert figures["share_moved"] >= 1 / 2
+    assert figures["reconstruction"]["before"]["relative"] < figures["reconstruction"]["after"]["relative"]
+    assert result.metrics["collision_rate_after"] == 0
+    assert result.metrics["catalog_version"] == catalog.version
+    assert load_quantizer(run.path("catalog") / "quantizer.safetensors").codebook_sizes == (4, 4, 4)
+
+
+def test_shared_catalog_keeps_the_quantizer_s_codes(tmp_path):
+    run = make_run(tmp_path)
+    tokenize(TokenizeConfig(**SMALL, collisions="share", spelling="wrapped"), run, seed=0)
+    catalog = Catalog.load(run.path("catalog"))
+    assert (catalog.shares, catalog.spelling) == (True, "wrapped")
+    assert catalog.items(catalog.sid(0))[:2] == [0, 1]
+    assert read_json(run.path("catalog") / "quality.json")["share_moved"] == 0
+
+
+def test_same_seed_same_catalog_and_nothing_runs_twice(tmp_path):
+    versions = []
+    for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
+        run = make_run(tmp_path / name)
+        tokenize(TokenizeConfig(**SMALL), run, seed=seed)
+        versions.append(Catalog.load(run.path("catalog")).version)
+    assert versions[0] == versions[1] != versions[2]
+    assert tokenize(TokenizeConfig(**SMALL), run, seed=1).skipped
+    assert not tokenize(TokenizeConfig(**SMALL), run, seed=1, force=True).skipped
+    assert not tokenize(TokenizeConfig(**SMALL, spelling="wrapped"), run, seed=1).skipped
+
+
+def test_given_sids_are_adopted_as_they_are(tmp_path):
+    given = [[0, 1], [3, 0], [0, 2]]
+    run = make_run(tmp_path, 3, embeddings=False, given=given)
+    result = tokenize(TokenizeConfig(source="given", codebook_sizes=(4, 3)), run, seed=0)
+    assert Catalog.load(run.path("catalog")).codes.tolist() == given
+    assert result.metrics["relative_error_before"] is None
+    assert not (run.path("catalog") / "quantizer.safetensors").exists()
+
+
+def test_given_sids_that_collide_are_resolved_by_the_embeddings(tmp_path):
+    run = make_run(tmp_path, 5, given=[[0, 1], [0, 1], [0, 1], [1, 2], [2, 0]])
+    tokenize(TokenizeConfig(source="given", codebook_sizes=(3, 3)), run, seed=0)
+    codes = Catalog.load(run.path("catalog")).codes
+    assert len(np.unique(codes, axis=0)) == 5
+    assert codes[3:].tolist() == [[1, 2], [2, 0]]
+    assert codes[:3, 0].tolist() == [0, 0, 0]
+
+
+def test_given_sids_that_collide_can_be_shared_without_embeddings(tmp_path):
+    run = make_run(tmp_path, 2, embeddings=False, given=[[0, 1], [0, 1]])
+    config = TokenizeConfig(source="given", codebook_sizes=(3, 3))
+    with pytest.raises(CatalogError, match=r"rate 50.00%\) and making them unique needs embeddings.safetensors"):
+        tokenize(config, run, seed=0)
+    tokenize(TokenizeConfig(source="given", codebook_sizes=(3, 3), collisions="share"), run, seed=0)
+    assert Catalog.load(run.path("catalog")).items((0, 1)) == [0, 1]
+
+
+def test_codes_past_the_last_level_are_dropped_and_said_so(tmp_path, caplog):
+    run = make_run(tmp_path, 3, given=[[0, 1], [0, 1, 7], [2, 2]])
+    with caplog.at_level(logging.WARNING, logger="itemic"):
+        tokenize(TokenizeConfig(source="given", codebook_sizes=(3, 3)), run, seed=0)
+    assert "1 SIDs have more than 2 codes" in caplog.text
+    assert len(np.unique(Catalog.load(run.path("catalog")).codes, axis=0)) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([[0, 1], [0]], "item row 1 has 1 codes, codebook_sizes has 2 levels"),
+        ([[0, 1], [0, 5]], r"codes reach \[0, 5\] and begin at \[0, 1\], but codebook_sizes \(3, 3\)"),
+        ([[0, 1]], r"one SID for each of 2 items, but item rows \[1\]"),
+        ([[0, 1], [0, 2], [1, 1]], "one SID for each of 2 items, but it has 3 rows"),
+    ],
+)
+def test_given_sids_that_do_not_fit_are_refused(tmp_path, given, message):
+    run = make_run(tmp_path, 2, given=given)
+    with pytest.raises(CatalogError, match=message):
+        tokenize(TokenizeConfig(source="given", codebook_sizes=(3, 3)), run, seed=0)
+
+
+def test_missing_or_stale_artefacts_name_the_stage_to_run(tmp_path):
+    with pytest.raises(ArtifactError, match="run itemic prepare first"):
+        tokenize(TokenizeConfig(**SMALL), Run(tmp_path / "empty"), seed=0)
+    run = make_run(tmp_path / "no vectors", embeddings=False)
+    with pytest.raises(ArtifactError, match="run itemic embed first"):
+        tokenize(TokenizeConfig(**SMALL), run, seed=0)
+    with pytest.raises(ArtifactError, match=r"given_sids.parquet: missing"):
+        tokenize(TokenizeConfig(**SMALL, source="given"), run, seed=0)
+    run = make_run(tmp_path / "stale")
+    write_arrays(run.path("embeddings.safetensors"), {"embeddings": np.ones((7, 6), dtype=np.float32)})
+    with pytest.raises(ArtifactError, match="7 rows for 40 items; run itemic embed again"):
+        tokenize(TokenizeConfig(**SMALL), run, seed=0)
+
+
+def test_codebooks_larger_than_the_catalogue_are_refused(tmp_path):
+    with pytest.raises(CatalogError, match="need at least 256 items to learn from, found 40"):
+        tokenize(TokenizeConfig(), make_run(tmp_path), seed=0)
+
+
+def test_config_comes_from_yaml_values_and_refuses_nonsense():
+    config = config_from_mapping(TokenizeConfig, {"codebook_sizes": [64, 64], "collisions": "share"})
+    assert config == TokenizeConfig(codebook_sizes=(64, 64), collisions="share")
+    for values, message in [
+        ({"codebook_sizes": []}, "at least one level"),
+        ({"num_iterations": 0}, "num_iterations must be at least 1"),
+        ({"quantizer": "magic"}, "quantizer"),
+        ({"levels": 3}, "unknown key levels"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            config_from_mapping(TokenizeConfig, values)
