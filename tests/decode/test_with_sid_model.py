@@ -1,0 +1,94 @@
+"""The search over a real network: a tiny Qwen3 and, for windows and soft caps, a tiny Gemma 2."""
+
+import numpy as np
+import pytest
+import torch
+
+from itemic.decode import LanguageModelRecommender, Trie, constrained_beam_search
+from itemic.decode.naive import naive_beam_search
+from itemic.language import Renderer, Spelling
+from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer
+
+SIZES = (8, 8, 8)
+NUM_BEAMS = 10
+
+
+@pytest.fixture(scope="module", params=["qwen3", "gemma2"])
+def model(request) -> SidModel:
+    spelling = Spelling(style="wrapped", codebook_sizes=SIZES)
+    tokenizer = make_sid_tokenizer(spelling)
+    rng = np.random.default_rng(0)
+    if request.param == "qwen3":
+        shape = DecoderConfig(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=48)
+        network = make_decoder(shape, len(tokenizer), rng)
+    else:
+        network = make_gemma2(len(tokenizer))
+    with torch.no_grad():
+        network.get_input_embeddings().weight.normal_(generator=torch.Generator().manual_seed(0))
+    return SidModel(network.eval(), tokenizer, spelling, prompt_mode="sid-only", prompt_version="1", catalog_version="")
+
+
+def make_gemma2(vocab_size: int) -> torch.nn.Module:
+    """One layer with a window shorter than the prompts and one without, logits bounded by a soft cap."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        intermediate_size=48,
+        sliding_window=6,
+        attn_implementation="eager",
+    )
+    torch.manual_seed(0)
+    return Gemma2ForCausalLM(config)
+
+
+@pytest.fixture(scope="module")
+def codes() -> np.ndarray:
+    rng = np.random.default_rng(3)
+    return np.unique(rng.integers(0, SIZES, (90, 3)), axis=0)
+
+
+@pytest.fixture(scope="module")
+def prompts(model, codes) -> list[list[int]]:
+    renderer = Renderer(model.tokenizer, model.spelling, codes, "sid-only")
+    rng = np.random.default_rng(4)
+    return [renderer.next_item_prompt(rng.integers(0, len(codes), length).tolist()) for length in (3, 0, 1, 5)]
+
+
+@pytest.mark.parametrize("normalize", ["legal", "full"])
+def test_lists_are_identical_to_the_naive_search(model, codes, prompts, normalize) -> None:
+    sids = list(map(tuple, codes.tolist()))
+    result = constrained_beam_search(model, prompts, Trie.from_codes(codes, SIZES), NUM_BEAMS, normalize)
+    assert result.logprob.dtype == torch.float32
+    for row, prompt in enumerate(prompts):
+        expected = naive_beam_search(model, prompt, sids, NUM_BEAMS, normalize)
+        assert [sids[leaf] for leaf in result.leaf[row].tolist()] == [sid for sid, _ in expected]
+        np.testing.assert_allclose(result.logprob[row], [score for _, score in expected], rtol=0, atol=2e-5)
+
+
+def test_half_precision_runs_and_scores_in_float32(model, codes, prompts) -> None:
+    trie = Trie.from_codes(codes, SIZES)
+    exact = constrained_beam_search(model, prompts, trie, NUM_BEAMS)
+    model.network.bfloat16()
+    try:
+        rough = constrained_beam_search(model, prompts, trie, NUM_BEAMS)
+    finally:
+        model.network.float()
+    assert rough.logprob.dtype == torch.float32
+    torch.testing.assert_close(rough.logprob[:, 0], exact.logprob[:, 0], rtol=0, atol=0.3)
+
+
+def test_recommends_real_items_from_the_renderers_prompt(model, codes, make_catalog) -> None:
+    catalog = make_catalog(codes, SIZES, spelling="wrapped")
+    renderer = Renderer(model.tokenizer, model.spelling, codes, "sid-only")
+    recommender = LanguageModelRecommender(model, catalog, renderer.next_item_prompt, strict=False)
+    histories = [[4, 5], [], [6]]
+    lists = recommender.recommend(histories, 10, exclude=histories)
+    assert (lists.item_index >= 0).all()
+    assert not {4, 5} & set(lists.item_index[0].tolist())
+    assert (np.diff(lists.score) <= 0).all()
