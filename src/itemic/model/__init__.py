@@ -5,7 +5,7 @@ this package is cheap.
 """
 
 from itemic.model.adapters import LoraConfig, add_lora, freeze_backbone, merge_adapters
-from itemic.model.backbone import DecoderConfig, load_backbone, make_decoder, make_sid_tokenizer
+from itemic.model.backbone import DecoderConfig, checkpoint_activations, load_backbone, make_decoder, make_sid_tokenizer
 from itemic.model.dropout import add_dropout
 from itemic.model.new_rows import RowInit, codebook_rows, mean_rows, text_rows
 from itemic.model.sid_model import KeyValueCache, PromptMode, SidModel
@@ -20,6 +20,7 @@ __all__ = [
     "SidModel",
     "add_dropout",
     "add_lora",
+    "checkpoint_activations",
     "codebook_rows",
     "expand_vocabulary",
     "freeze_backbone",

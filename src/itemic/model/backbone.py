@@ -21,7 +21,15 @@ from itemic.core.packages import SMOLLM2_135M, cache_folder, packaged_asset
 from itemic.language.spelling import Spelling
 from itemic.model.dropout import add_dropout
 
-__all__ = ["DecoderConfig", "load_backbone", "make_decoder", "make_sid_tokenizer", "new_cache", "save_network"]
+__all__ = [
+    "DecoderConfig",
+    "checkpoint_activations",
+    "load_backbone",
+    "make_decoder",
+    "make_sid_tokenizer",
+    "new_cache",
+    "save_network",
+]
 
 log = logging.getLogger("itemic")
 
@@ -214,6 +222,12 @@ def make_sid_tokenizer(spelling: Spelling) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), one_token])
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL_TOKENS)
+
+
+def checkpoint_activations(network: Any) -> None:
+    """Keeps a training network's layer inputs only and recomputes the rest in the backward pass: memory for time."""
+    enable = getattr(network, "activation_checkpointing_enable", None)  # older releases know the other name only
+    (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def new_cache() -> Any:

@@ -60,14 +60,15 @@ def text_rows(
     with_text = np.array([len(ids) > 0 for ids in token_ids], dtype=bool)
     if not with_text.any():
         return rows
-    items = _bag_means(table, [ids for ids in token_ids if len(ids)])
+    # Summed on the CPU: CUDA adds in no fixed order, and the same seed must give the same rows.
+    items = _bag_means(table, [ids for ids in token_ids if len(ids)]).cpu()
     first = 0
     for level, size in enumerate(spelling.codebook_sizes):
-        code = torch.from_numpy(codes[with_text, level]).to(table.device)
-        sums = table.new_zeros(size, table.shape[1]).index_add_(0, code, items)
+        code = torch.from_numpy(codes[with_text, level])
+        sums = items.new_zeros(size, items.shape[1]).index_add_(0, code, items)
         counts = torch.bincount(code, minlength=size)
-        used = counts > 0
-        rows[first : first + size][used] = sums[used] / counts[used, None]
+        used = counts.nonzero().squeeze(1)
+        rows[first + used] = (sums[used] / counts[used, None]).to(rows)
         first += size
     return rows
 
@@ -77,7 +78,7 @@ def codebook_rows(
     spelling: Spelling,
     rng: np.random.Generator,
     *,
-    codebooks: Sequence[Float[np.ndarray, "K d"]],
+    codebooks: Sequence[Float[np.ndarray, "_ d"]],
 ) -> Float[Tensor, "n D"]:
     """Returns the codebook vectors, centred a level, projected to D dimensions at the old rows' mean and spread.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,7 +27,6 @@ __all__ = ["KeyValueCache", "PromptMode", "SidModel"]
 
 PromptMode = Literal["sid-only", "chat"]
 
-_PROMPT_MODES = ("sid-only", "chat")
 _CARD = "itemic.json"
 
 
@@ -68,8 +67,6 @@ class SidModel:
             ConfigError: if the architecture is not supported.
             CatalogError: if the tokenizer lacks a token of the spelling.
         """
-        if prompt_mode not in _PROMPT_MODES:
-            raise ConfigError(f"prompt mode {prompt_mode!r}: expected sid-only or chat")
         self.network: Any = network
         self.tokenizer = tokenizer
         self.spelling = spelling
@@ -170,14 +167,7 @@ class SidModel:
         path = folder / _CARD
         if not path.is_file():
             raise ArtifactError(f"{path}: missing; expected a model folder that itemic sft wrote")
-        card = read_json(path)
-        try:
-            spelling = Spelling(
-                style=card["spelling"]["style"], codebook_sizes=tuple(card["spelling"]["codebook_sizes"])
-            )
-            facts = {key: card[key] for key in ("prompt_mode", "prompt_version", "catalog_version")}
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(f"{path}: no key {error}; train the model again") from None
+        spelling, facts = _read_card(path)
         network, tokenizer = load_backbone(str(folder), device=device, dtype=dtype)
         return cls(network, tokenizer, spelling, **facts)
 
@@ -215,6 +205,19 @@ class SidModel:
                 f"{type(self.network).__name__}: its logits are not its head times its hidden states as itemic "
                 "computes them; this architecture is not supported"
             )
+
+
+def _read_card(path: Path) -> tuple[Spelling, dict[str, Any]]:
+    """Returns the spelling and the other facts that ``itemic.json`` states."""
+    card = read_json(path)
+    try:
+        spelling = Spelling(style=card["spelling"]["style"], codebook_sizes=tuple(card["spelling"]["codebook_sizes"]))
+        facts = {key: card[key] for key in ("prompt_mode", "prompt_version", "catalog_version")}
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: missing or damaged entry {error}; train the model again") from None
+    if facts["prompt_mode"] not in get_args(PromptMode):
+        raise ArtifactError(f"{path}: prompt_mode {facts['prompt_mode']!r}, expected sid-only or chat")
+    return spelling, facts
 
 
 @contextmanager
