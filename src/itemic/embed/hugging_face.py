@@ -3,9 +3,9 @@
 The only module of this package that imports transformers.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from itemic.core.errors import ConfigError
-from itemic.embed.models import sentence_max_length
+from itemic.embed.models import longest_text, sentence_max_length
 
-__all__ = ["HuggingFaceEncoder", "pool"]
+__all__ = ["HuggingFaceEncoder", "pool", "without_loading_bar"]
 
 
 class HuggingFaceEncoder:
@@ -53,13 +53,14 @@ class HuggingFaceEncoder:
         self.name = name
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="right")
-            network = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype)
+            with without_loading_bar():
+                network = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype)
         except (OSError, ValueError) as error:
             raise ConfigError(f"encoder {name!r}: transformers cannot load {folder}: {error}") from None
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._network = network.to(device).eval()
-        self._max_length = _token_limit(name, max_length, folder, self._tokenizer, network.config)
+        self._max_length = _token_limit(name, max_length, folder)
         self._pooling = pooling
         self._instruction = instruction
         self._normalize = normalize
@@ -103,15 +104,29 @@ def pool(hidden: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"], pooling: str
     return hidden[torch.arange(len(hidden), device=hidden.device), place]
 
 
-def _token_limit(name: str, wanted: int, folder: Path, tokenizer: Any, network_config: Any) -> int:
+@contextlib.contextmanager
+def without_loading_bar() -> Iterator[None]:
+    """Keeps transformers from drawing its own bar while weights are loaded."""
+    from transformers.utils import logging
+
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
+def _token_limit(name: str, wanted: int, folder: Path) -> int:
     """Returns how many tokens of a text are read: ``wanted``, or what the model's files state."""
-    positions = getattr(network_config, "max_position_embeddings", None)
-    known = [int(limit) for limit in (tokenizer.model_max_length, positions) if limit and limit < 1e9]
+    longest = longest_text(folder)
     if wanted:
-        if known and wanted > min(known):
-            raise ConfigError(f"max_length {wanted}: encoder {name!r} reads at most {min(known)} tokens")
+        if longest is not None and wanted > longest:
+            raise ConfigError(f"max_length {wanted}: encoder {name!r} reads at most {longest} tokens")
         return wanted
-    stated = sentence_max_length(folder)
-    if stated is None and not known:
+    limit = sentence_max_length(folder) or longest
+    if limit is None:
         raise ConfigError(f"encoder {name!r} states no longest text; set max_length")
-    return stated if stated is not None else min(known)
+    return limit

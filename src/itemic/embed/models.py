@@ -8,11 +8,12 @@ from itemic.core.errors import ConfigError
 from itemic.core.files import read_json
 from itemic.core.packages import MINILM, packaged_asset
 
-__all__ = ["model_folder", "sentence_max_length", "sentence_pooling"]
+__all__ = ["longest_text", "model_folder", "sentence_max_length", "sentence_pooling"]
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-_POOLING_MODES = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
+_POOLING_MODES = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls", "lasttoken": "last"}
+_NO_LIMIT = 10**9
 _POOLED_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
@@ -31,7 +32,7 @@ def model_folder(name: str) -> Path:
         assert folder is not None
         return folder
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return folder
     if not _HUB_ID.fullmatch(name):
         raise ConfigError(f"encoder {name!r}: no such folder, and not a hub id (owner/name) or minilm")
@@ -52,12 +53,12 @@ def sentence_pooling(folder: Path) -> str:
     stated = read_json(path)
     modes = [stated["pooling_mode"]] if "pooling_mode" in stated else _flagged_modes(stated)
     modules = _module_names(folder)
-    if len(modes) != 1 or modes[0] not in ("mean", "cls", "last") or not modules <= _POOLED_MODULES:
+    if len(modes) != 1 or modes[0] not in _POOLING_MODES or not modules <= _POOLED_MODULES:
         raise ConfigError(
             f"{folder} pools by {modes} with modules {sorted(modules)}, more than backend: transformers does; "
             "set backend: sentence-transformers, or pooling: mean, last or cls"
         )
-    return str(modes[0])
+    return _POOLING_MODES[modes[0]]
 
 
 def sentence_max_length(folder: Path) -> int | None:
@@ -65,6 +66,18 @@ def sentence_max_length(folder: Path) -> int | None:
     path = folder / "sentence_bert_config.json"
     limit = read_json(path).get("max_seq_length") if path.is_file() else None
     return None if limit is None else int(limit)
+
+
+def longest_text(folder: Path) -> int | None:
+    """Returns how many tokens a model can read at most, by its own and its tokenizer's files; None if neither says."""
+    stated = []
+    for file, key in (("config.json", "max_position_embeddings"), ("tokenizer_config.json", "model_max_length")):
+        path = folder / file
+        limit = read_json(path).get(key) if path.is_file() else None
+        # A tokenizer without a limit states 10^30.
+        if limit is not None and limit < _NO_LIMIT:
+            stated.append(int(limit))
+    return min(stated, default=None)
 
 
 def _from_hub(name: str) -> Path:
@@ -80,8 +93,8 @@ def _from_hub(name: str) -> Path:
 
 def _flagged_modes(stated: dict[str, Any]) -> list[str]:
     """Returns the modes of the older format, one ``pooling_mode_...`` flag each."""
-    chosen = [key.removeprefix("pooling_mode_") for key, value in stated.items() if value is True]
-    return [_POOLING_MODES.get(mode, mode) for mode in chosen if f"pooling_mode_{mode}" in stated]
+    prefix = "pooling_mode_"
+    return [key.removeprefix(prefix) for key, value in stated.items() if key.startswith(prefix) and value]
 
 
 def _module_names(folder: Path) -> set[str]:

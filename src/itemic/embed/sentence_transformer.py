@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float32
 
 from itemic.core.errors import ConfigError, MissingDependencyError
+from itemic.embed.hugging_face import without_loading_bar
+from itemic.embed.models import longest_text
 
 __all__ = ["SentenceTransformerEncoder"]
 
@@ -51,13 +53,17 @@ class SentenceTransformerEncoder:
             raise MissingDependencyError.for_extra("sentence-transformers", "text", purpose) from None
         self.name = name
         try:
-            self._model = SentenceTransformer(
-                str(folder), device=str(device), local_files_only=True, model_kwargs={"dtype": dtype}
-            )
+            with without_loading_bar():
+                self._model = SentenceTransformer(
+                    str(folder), device=str(device), local_files_only=True, model_kwargs={"dtype": dtype}
+                )
         except (OSError, ValueError) as error:
             raise ConfigError(f"encoder {name!r}: sentence-transformers cannot load {folder}: {error}") from None
+        longest = longest_text(folder)
+        if longest is not None and max_length > longest:
+            raise ConfigError(f"max_length {max_length}: encoder {name!r} reads at most {longest} tokens")
         if max_length:
-            self._set_max_length(max_length)
+            self._model.max_seq_length = max_length
         self._instruction = instruction
         self._normalize = normalize
 
@@ -72,10 +78,3 @@ class SentenceTransformerEncoder:
             convert_to_numpy=True,
         )
         return np.asarray(vectors, dtype=np.float32)
-
-    def _set_max_length(self, max_length: int) -> None:
-        positions = getattr(self._model[0].auto_model.config, "max_position_embeddings", None)
-        limit = min(int(self._model.tokenizer.model_max_length), positions or max_length)
-        if max_length > limit:
-            raise ConfigError(f"max_length {max_length}: encoder {self.name!r} reads at most {limit} tokens")
-        self._model.max_seq_length = max_length
