@@ -82,6 +82,8 @@ def dataset_from_examples(raw: RawLog, max_history: int) -> Dataset:
 
 
 def _dataset(items: pl.DataFrame, interactions: pl.DataFrame, examples: pl.DataFrame) -> Dataset:
+    # In one piece: pl.format of polars 2.1 panics on the empty chunks that filtering a concatenation leaves.
+    examples = examples.rechunk()
     train, valid, test = (examples.filter(pl.col("split") == name).select(*EXAMPLE_SCHEMA) for name in SPLITS)
     return Dataset(items=_indexed(items), interactions=interactions, train=train, valid=valid, test=test)
 

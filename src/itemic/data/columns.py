@@ -56,8 +56,8 @@ class ItemColumns:
     """Id that the log uses."""
     title: str = "title"
     """Title."""
-    description: str = ""
-    """Longer text; "" where there is none. A written list is joined by spaces."""
+    description: str = "description"
+    """Longer text; "" for a catalogue without one. A written list is joined by blanks."""
 
     def __post_init__(self) -> None:
         if not (self.item_id and self.title):
@@ -73,7 +73,10 @@ def require_columns(source: SourceRows, names: Sequence[str]) -> None:
     there = [name for name in source.rows.columns if name != "source_row"]
     for name in names:
         if name and name not in there:
-            raise DataError(f"{source.file}: no column {name!r}; it has {', '.join(there)}")
+            raise DataError(
+                f'{source.file}: no column {name!r}; it has {", ".join(there)}: name the right one, or write "" '
+                "for a column that may be absent and is"
+            )
 
 
 def check_time_format(time_format: str) -> None:

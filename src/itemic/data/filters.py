@@ -63,11 +63,11 @@ def drop_repeats(log: pl.DataFrame) -> pl.DataFrame:
 
 
 def clean_titles(titles: pl.Series) -> pl.Series:
-    """Returns titles with HTML entities (``&amp;``, ``&quot;``) as characters and white space as single blanks."""
+    """Returns titles on one line, with HTML entities (``&amp;``, ``&quot;``) as characters."""
     escaped = titles.unique().drop_nulls()
     escaped = escaped.filter(escaped.str.contains("&", literal=True))
     plain = pl.Series([html.unescape(title) for title in escaped], dtype=pl.String)
-    return titles.replace(escaped, plain).str.replace_all(r"\s+", " ").str.strip_chars()
+    return titles.replace(escaped, plain).str.replace_all(r"[\t\n\r\x0b\x0c]+", " ").str.strip_chars()
 
 
 def title_rule(min_words: int, max_words: int, forbidden: tuple[str, ...]) -> pl.Expr:

@@ -44,7 +44,7 @@ class PrepareConfig:
     end: str = ""
     """First instant no longer kept, an ISO date or time in UTC; "" for no limit."""
     clean_titles: bool = True
-    """Whether HTML entities in titles become characters and white space single blanks, as in MiniOneRec."""
+    """Whether HTML entities in titles become characters, as in MiniOneRec, and line breaks and tabs blanks."""
     min_title_words: int = 1
     """Least number of words in a title."""
     max_title_words: int = 0

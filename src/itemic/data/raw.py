@@ -63,6 +63,6 @@ class RawLog:
         return replace(self, interactions=log, examples=examples)
 
     def with_clean_titles(self) -> "RawLog":
-        """Returns the same source with titles cleaned of HTML entities and superfluous white space."""
+        """Returns the same source with titles cleaned of HTML entities and line breaks."""
         rows = self.items.rows.with_columns(clean_titles(self.items.rows["title"]))
         return replace(self, items=replace(self.items, rows=rows))

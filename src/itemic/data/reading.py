@@ -11,21 +11,30 @@ import gzip
 import io
 import itertools
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import polars as pl
 
 from itemic.core.errors import DataError
 from itemic.data.rejects import REJECT_SCHEMA, SourceRows, no_rejects
 
-__all__ = ["joined_text", "parse_delimited", "parse_json_lines", "read_bytes", "read_parquet", "read_table"]
+__all__ = [
+    "joined_text",
+    "numbered",
+    "parse_delimited",
+    "read_bytes",
+    "read_json_lines",
+    "read_parquet",
+    "read_table",
+]
 
 _UNDECODABLE = "\U0010ffff"
 """Stands for a byte that the encoding does not allow: a code point that no text may use."""
 
-_CHUNK_BYTES = 32 << 20
+_PIECE_BYTES = 32 << 20
 _NUM_LINES_FOR_KEYS = 1000
 
 codecs.register_error("itemic-mark", lambda error: (_UNDECODABLE, error.end))  # type: ignore[attr-defined]
@@ -46,8 +55,7 @@ def read_table(path: Path, *, encoding: str = "utf-8") -> SourceRows:
     if ending == "parquet":
         return read_parquet(path)
     if ending in ("jsonl", "json", "ndjson"):
-        with _open(path) as stream:
-            return parse_json_lines(stream, path.as_posix(), encoding=encoding)
+        return read_json_lines(path, encoding=encoding)
     if ending in ("csv", "tsv"):
         separator = "\t" if ending == "tsv" else ","
         return parse_delimited(read_bytes(path), path.as_posix(), separator=separator, encoding=encoding)
@@ -60,11 +68,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: if the file is missing or is not gzip in spite of its name.
     """
-    with _open(path) as stream:
-        try:
-            return stream.read()
-        except (gzip.BadGzipFile, EOFError) as error:
-            raise DataError(f"{path}: not a complete gzip file: {error}") from None
+    return b"".join(_pieces(path))
 
 
 def read_parquet(path: Path) -> SourceRows:
@@ -79,7 +83,7 @@ def read_parquet(path: Path) -> SourceRows:
         table = pl.read_parquet(path)
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{path}: not a Parquet file: {error}") from None
-    return SourceRows(file=path.as_posix(), rows=_numbered(table, first=1), rejects=no_rejects())
+    return SourceRows(file=path.as_posix(), rows=numbered(table, first=1), rejects=no_rejects())
 
 
 def parse_delimited(
@@ -119,40 +123,36 @@ def parse_delimited(
     if header is None:
         _check_header(data, file, separator)
     if "source_row" not in table.columns:
-        table = _numbered(table, first=first)
+        table = numbered(table, first=first)
     rows = SourceRows(file=file, rows=_without_blank_rows(table), rejects=rejects)
     return rows if is_clean else _without_undecodable(rows, encoding)
 
 
-def parse_json_lines(
-    stream: IO[bytes], file: str, *, columns: Sequence[str] | None = None, encoding: str = "utf-8"
-) -> SourceRows:
+def read_json_lines(path: Path, *, columns: Sequence[str] | None = None, encoding: str = "utf-8") -> SourceRows:
     """Returns the objects of a JSON-lines file as columns of strings; a list or object stays JSON text.
 
     The file is parsed in pieces of some tens of megabytes, so memory follows the columns asked for. A line that is
     no JSON object but a Python dictionary (as the 2014 Amazon metadata are) is read as a literal, never evaluated.
 
     Args:
-        stream: The file's bytes.
-        file: What to call the file.
+        path: The file, unpacked or ending in ``.gz``.
         columns: Keys to keep; without it every key of the first thousand lines.
         encoding: Of the text; undecodable rows are set aside.
 
     Raises:
-        DataError: if the file is empty.
+        DataError: if the file is missing or empty.
     """
-    tables, rejects, row = [], [], 1
-    for chunk in _line_chunks(stream):
+    file, parts, row = path.as_posix(), list[SourceRows](), 1
+    for chunk in _line_chunks(path):
         data, is_clean = _as_utf8(chunk, encoding)
         columns = columns or _keys(data, file)
         part = _parse_json_chunk(data, file, columns, row)
-        part = part if is_clean else _without_undecodable(part, encoding)
-        tables.append(part.rows)
-        rejects.append(part.rejects)
-        row += chunk.count(b"\n") + (not chunk.endswith(b"\n"))
-    if not tables:
+        parts.append(part if is_clean else _without_undecodable(part, encoding))
+        row += chunk.count(b"\n")
+    if not parts:
         raise DataError(f"{file}: is empty")
-    return SourceRows(file=file, rows=pl.concat(tables), rejects=pl.concat(rejects))
+    rows, rejects = pl.concat(part.rows for part in parts), pl.concat(part.rejects for part in parts)
+    return SourceRows(file=file, rows=rows, rejects=rejects)
 
 
 def joined_text(values: pl.Series, separator: str) -> pl.Series:
@@ -168,10 +168,15 @@ def joined_text(values: pl.Series, separator: str) -> pl.Series:
     return values.replace(lists, pl.Series(plain, dtype=pl.String))
 
 
-def _open(path: Path) -> IO[bytes]:
+def _pieces(path: Path) -> Iterator[bytes]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            while piece := stream.read(_PIECE_BYTES):
+                yield piece
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not a complete gzip file: {error}") from None
 
 
 def _as_utf8(data: bytes, encoding: str) -> tuple[bytes, bool]:
@@ -191,7 +196,8 @@ def _without_undecodable(rows: SourceRows, encoding: str) -> SourceRows:
     return SourceRows(file=rows.file, rows=checked.rows, rejects=checked.rejects.with_columns(content))
 
 
-def _numbered(table: pl.DataFrame, *, first: int) -> pl.DataFrame:
+def numbered(table: pl.DataFrame, *, first: int) -> pl.DataFrame:
+    """Returns the table with ``source_row`` counting its rows from ``first``."""
     return table.with_columns(pl.int_range(first, first + pl.len(), dtype=pl.Int64).alias("source_row"))
 
 
@@ -246,10 +252,10 @@ def _check_header(data: bytes, file: str, separator: str) -> None:
         raise DataError(f"{file}: the header names column {twice[0]!r} twice")
 
 
-def _line_chunks(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yields pieces of whole lines."""
+def _line_chunks(path: Path) -> Iterator[bytes]:
+    """Yields the file in pieces of whole lines."""
     rest = b""
-    while piece := stream.read(_CHUNK_BYTES):
+    for piece in _pieces(path):
         head, newline, tail = piece.rpartition(b"\n")
         if newline:
             yield rest + head + newline
@@ -276,7 +282,7 @@ def _parse_json_chunk(data: bytes, file: str, columns: Sequence[str], first: int
     if not blank_lines:
         try:
             table = pl.read_ndjson(data, schema=schema)
-            return SourceRows(file=file, rows=_numbered(table, first=first), rejects=no_rejects())
+            return SourceRows(file=file, rows=numbered(table, first=first), rejects=no_rejects())
         except pl.exceptions.PolarsError:
             pass
     return _parse_json_line_by_line(data, file, schema, first)

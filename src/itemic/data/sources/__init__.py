@@ -5,15 +5,18 @@ from typing import Annotated
 import pydantic
 
 from itemic.data.raw import RawLog
-from itemic.data.sources import examples, movielens, recbole
+from itemic.data.sources import amazon, examples, minionerec, movielens, recbole, table
+from itemic.data.sources.amazon import AmazonConfig
 from itemic.data.sources.examples import ExamplesConfig
+from itemic.data.sources.minionerec import MinionerecConfig
 from itemic.data.sources.movielens import MovielensConfig
 from itemic.data.sources.recbole import RecboleConfig
+from itemic.data.sources.table import TableConfig
 
 __all__ = ["SourceConfig", "read_source"]
 
 SourceConfig = Annotated[
-    MovielensConfig | RecboleConfig | ExamplesConfig,
+    TableConfig | MovielensConfig | RecboleConfig | AmazonConfig | MinionerecConfig | ExamplesConfig,
     pydantic.Field(discriminator="format"),
 ]
 """Any source; the key ``format`` says which."""
@@ -22,6 +25,12 @@ SourceConfig = Annotated[
 def read_source(config: SourceConfig) -> RawLog:
     """Returns what the source's own reader makes of it."""
     match config:
+        case TableConfig():
+            return table.read(config)
+        case AmazonConfig():
+            return amazon.read(config)
+        case MinionerecConfig():
+            return minionerec.read(config)
         case MovielensConfig():
             return movielens.read(config)
         case RecboleConfig():

@@ -58,7 +58,7 @@ class ExamplesConfig:
     """JSON of published semantic IDs, ``{item id: ["<a_1>", "<b_2>", ...]}``; "" for none."""
     example_columns: ExampleColumns = field(default_factory=ExampleColumns)
     """Columns of the example files."""
-    item_columns: ItemColumns = field(default_factory=lambda: ItemColumns(description="description"))
+    item_columns: ItemColumns = field(default_factory=ItemColumns)
     """Columns of the catalogue."""
     interaction_columns: InteractionColumns = field(default_factory=lambda: InteractionColumns(timestamp=""))
     """Columns of the log."""

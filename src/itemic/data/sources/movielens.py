@@ -53,7 +53,7 @@ def read(config: MovielensConfig) -> RawLog:
         ratings, movies = _read_release(Path(config.path))
     return RawLog(
         interactions=make_interactions(ratings, InteractionColumns(rating="rating")),
-        items=make_items(movies, ItemColumns(description="description")),
+        items=make_items(movies, ItemColumns()),
     )
 
 
@@ -65,10 +65,10 @@ def _packaged_folder() -> Path:
 
 def _read_wheel(folder: Path) -> tuple[SourceRows, SourceRows]:
     ratings, movies = read_atomic(folder / "ml-100k.inter"), read_atomic(folder / "ml-100k.item")
-    title = pl.format("{} ({})", "movie_title", "release_year")
+    title = pl.concat_str("movie_title", pl.lit(" ("), "release_year", pl.lit(")"))
     movie = movies.rows.select(
         "item_id",
-        pl.when(pl.col("release_year").is_null()).then("movie_title").otherwise(title).alias("title"),
+        pl.coalesce(title, "movie_title").alias("title"),
         pl.col("release_year").alias("year"),
         pl.col("class").str.replace_all(" ", ", ").alias("genres"),
         "source_row",

@@ -23,7 +23,7 @@ class RecboleConfig:
     """The folder; its name, or else the only ``.inter`` file in it, tells the data set."""
     interaction_columns: InteractionColumns = field(default_factory=InteractionColumns)
     """Fields of the ``.inter`` file, without their types."""
-    item_columns: ItemColumns = field(default_factory=ItemColumns)
+    item_columns: ItemColumns = field(default_factory=lambda: ItemColumns(description=""))
     """Fields of the ``.item`` file, without their types."""
     time_format: str = "s"
     """How times are written: s, ms, us, ns or d (since 1970), iso, or a strptime pattern."""
