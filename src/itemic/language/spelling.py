@@ -8,7 +8,7 @@ import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from jaxtyping import Int
@@ -35,10 +35,19 @@ class Spelling:
     """Number of codes of each level, coarse first."""
 
     def __post_init__(self) -> None:
-        if self.style not in _CODE_FORMAT:
-            raise ConfigError(f"spelling {self.style!r}: expected plain or wrapped")
         if not 1 <= self.num_levels <= len(string.ascii_lowercase) or min(self.codebook_sizes) < 1:
             raise ConfigError(f"codebook sizes {self.codebook_sizes}: expected 1 to 26 levels of at least one code")
+
+    @classmethod
+    def of(cls, style: str, codebook_sizes: Sequence[int]) -> "Spelling":
+        """Returns the spelling of a style given as text, by a catalog say.
+
+        Raises:
+            ConfigError: if the style does not exist or the sizes are impossible.
+        """
+        if style not in _CODE_FORMAT:
+            raise ConfigError(f"spelling {style!r}: expected plain or wrapped")
+        return cls(style=cast(SpellingStyle, style), codebook_sizes=tuple(codebook_sizes))
 
     @property
     def num_levels(self) -> int:

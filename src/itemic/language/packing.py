@@ -1,0 +1,209 @@
+"""Many examples in few rows: shared prefixes once, each example blind to the others, nothing cut off.
+
+The examples of a row become one prefix tree written in depth-first order. A token sees itself and its ancestors,
+which one number a token says: ``subtree_end``, the column behind its last descendant. Separate examples
+(block-diagonal), a continuation (one path) and a user's examples that branch after the history are all such trees, and
+each gives the loss and gradients of its examples padded one a row. Knows nothing of prompts or models.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from itemic.core.errors import DataError
+from itemic.language.prompts import TokenExample
+
+__all__ = ["Group", "PackedRows", "TreeRow", "pack_rows", "rows_to_batch", "visible"]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Examples that share a prefix and go into one row together: a user's histories, an item's texts."""
+
+    examples: Sequence[TokenExample]
+    task: int
+    """Index of the task, for the loss of each task."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedRows:
+    """R rows of T tokens and where the loss is taken.
+
+    Logits are wanted at P positions only; M labels are read from them (two examples with one history share the
+    position and differ in the token).
+    """
+
+    input_ids: Int[np.ndarray, "R T"]
+    position_ids: Int[np.ndarray, "R T"]
+    """Depth in the tree: the position the token has in its own example."""
+    subtree_end: Int[np.ndarray, "R T"]
+    """Column behind the token's last descendant; its own column plus one where it has none, and in padding."""
+    position_row: Int[np.ndarray, "P"]
+    position_column: Int[np.ndarray, "P"]
+    label_position: Int[np.ndarray, "M"]
+    """Index into the P positions."""
+    label_token: Int[np.ndarray, "M"]
+    label_task: Int[np.ndarray, "M"]
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels M."""
+        return len(self.label_token)
+
+
+def visible(subtree_end: Int[Tensor, "R T"]) -> Bool[Tensor, "R 1 T T"]:
+    """Returns which tokens k (last axis) each token q may attend to, ``k <= q < subtree_end[k]``, for all heads."""
+    columns = torch.arange(subtree_end.shape[1], device=subtree_end.device)
+    query = columns[:, None]
+    return ((columns <= query) & (query < subtree_end[:, None, :]))[:, None]
+
+
+@dataclass(eq=False)
+class TreeRow:
+    """One row: a prefix tree in depth-first order, its t tokens in pieces, one an example."""
+
+    tokens: list[np.ndarray]
+    depths: list[np.ndarray]
+    ends: Int[np.ndarray, "t"]
+    """For each token the column behind its last descendant."""
+    labels: list[tuple[np.ndarray, np.ndarray, int]]
+    """For each example its label positions, label tokens and task."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens t."""
+        return len(self.ends)
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels of all its examples."""
+        return sum(len(tokens) for _, tokens, _ in self.labels)
+
+
+def pack_rows(groups: Iterable[Group], row_tokens: int) -> list[TreeRow]:
+    """Returns rows of at most ``row_tokens`` tokens that hold every example of every group.
+
+    Groups fill rows in the given order, so shuffled groups give random rows; a group that is larger than a row is
+    continued in the next ones, at the price of its shared prefix once more.
+
+    Raises:
+        DataError: if a single example is longer than a row.
+    """
+    rows: list[TreeRow] = []
+    row: list[tuple[TokenExample, int]] = []
+    row_size = 0
+    heads: dict[int, np.ndarray] = {}
+    for group in groups:
+        for part, size in _parts(group, row_tokens):
+            shared = _common_prefix(heads[group.task], part[0].tokens[:-1]) if group.task in heads else 0
+            if row and row_size + size - shared > row_tokens:
+                rows.append(_build_tree(row))
+                row, row_size, shared, heads = [], 0, 0, {}
+            heads.setdefault(group.task, part[0].tokens[:-1])
+            row.extend((example, group.task) for example in part)
+            row_size += size - shared
+    if row:
+        rows.append(_build_tree(row))
+    return rows
+
+
+def rows_to_batch(rows: Sequence[TreeRow], pad_token: int, multiple: int = 8) -> PackedRows:
+    """Returns rows as arrays, padded to the longest one (rounded up to ``multiple``).
+
+    Padding sees itself alone, is seen by nobody, and has position -1.
+    """
+    width = max(row.num_tokens for row in rows)
+    width = -(-width // multiple) * multiple
+    input_ids = np.full((len(rows), width), pad_token, dtype=np.int64)
+    position_ids = np.full((len(rows), width), -1, dtype=np.int64)
+    subtree_end = np.tile(np.arange(1, width + 1), (len(rows), 1))
+    places, tokens, tasks = [], [], []
+    for index, row in enumerate(rows):
+        size = row.num_tokens
+        input_ids[index, :size] = np.concatenate(row.tokens)
+        position_ids[index, :size] = np.concatenate(row.depths)
+        subtree_end[index, :size] = row.ends
+        for columns, label_tokens, task in row.labels:
+            places.append(index * width + columns)
+            tokens.append(label_tokens)
+            tasks.append(np.full(len(columns), task, dtype=np.int64))
+    positions, label_position = np.unique(np.concatenate(places), return_inverse=True)
+    return PackedRows(
+        input_ids=input_ids,
+        position_ids=position_ids,
+        subtree_end=subtree_end,
+        position_row=positions // width,
+        position_column=positions % width,
+        label_position=label_position.astype(np.int64),
+        label_token=np.concatenate(tokens),
+        label_task=np.concatenate(tasks),
+    )
+
+
+def _parts(group: Group, row_tokens: int) -> Iterable[tuple[list[TokenExample], int]]:
+    """Yields a group's examples, sorted so that prefixes meet, in parts whose tree fits into a row, with its size."""
+    part: list[TokenExample] = []
+    size = 0
+    for example in _sorted(group.examples):
+        length = len(example.tokens) - 1
+        if length > row_tokens:
+            raise DataError(
+                f"an example has {length} tokens, but a row holds {row_tokens}: raise row_tokens, or shorten "
+                "max_history or the texts"
+            )
+        added = length - (_common_prefix(part[-1].tokens[:-1], example.tokens[:-1]) if part else 0)
+        if size + added > row_tokens:
+            yield part, size
+            part, size, added = [], 0, length
+        part.append(example)
+        size += added
+    if part:
+        yield part, size
+
+
+def _build_tree(row: Sequence[tuple[TokenExample, int]]) -> TreeRow:
+    """Returns the prefix tree of a row's examples; the last token of each is only ever a label, so it stays out."""
+    order = sorted(range(len(row)), key=lambda index: _sort_key(row[index][0]))
+    tree = TreeRow([], [], np.zeros(0, dtype=np.int64), [])
+    path = np.zeros(0, dtype=np.int64)
+    previous = np.zeros(0, dtype=np.int64)
+    ends: list[tuple[np.ndarray, int]] = []
+    size = 0
+    for index in order:
+        example, task = row[index]
+        inside = example.tokens[:-1]
+        shared = _common_prefix(previous, inside)
+        ends.append((path[shared:], size))
+        added = len(inside) - shared
+        path = np.concatenate([path[:shared], np.arange(size, size + added)])
+        tree.tokens.append(inside[shared:])
+        tree.depths.append(np.arange(shared, len(inside)))
+        size += added
+        labels = np.flatnonzero(example.is_label)
+        tree.labels.append((path[labels - 1], example.tokens[labels], task))
+        previous = inside
+    ends.append((path, size))
+    tree.ends = np.zeros(size, dtype=np.int64)
+    for columns, end in ends:
+        tree.ends[columns] = end
+    return tree
+
+
+def _sorted(examples: Sequence[TokenExample]) -> list[TokenExample]:
+    return sorted(examples, key=_sort_key)
+
+
+def _sort_key(example: TokenExample) -> bytes:
+    """Returns bytes that sort like the token sequence, a prefix before what extends it."""
+    return example.tokens[:-1].astype(">u4").tobytes()
+
+
+def _common_prefix(a: Int[np.ndarray, "s"], b: Int[np.ndarray, "t"]) -> int:
+    """Returns the number of leading tokens that two sequences share."""
+    length = min(len(a), len(b))
+    differs = a[:length] != b[:length]
+    return int(differs.argmax()) if differs.any() else length

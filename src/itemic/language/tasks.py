@@ -1,0 +1,131 @@
+"""What a model is taught: each task turns a dataset row or an item into a prompt and its answer.
+
+A task decides which facts stand on which side; the words around them live in ``prompts`` alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from itemic.core.errors import ConfigError
+from itemic.language.prompts import PROMPTS, Message, Renderer
+
+__all__ = ["TASKS", "ItemTexts", "Task", "check_tasks"]
+
+_MAX_DESCRIPTION_WORDS = 60
+_MAX_TITLE_WORDS = 30
+
+
+@dataclass(frozen=True)
+class ItemTexts:
+    """Titles and descriptions by item index, clipped to a sensible number of words."""
+
+    titles: Sequence[str]
+    descriptions: Sequence[str]
+
+    @classmethod
+    def from_items(cls, items: pl.DataFrame) -> "ItemTexts":
+        """Returns the texts of a catalogue; a missing text is empty."""
+        titles = [_clip(text, _MAX_TITLE_WORDS) for text in items["title"].fill_null("")]
+        descriptions = [_clip(text, _MAX_DESCRIPTION_WORDS) for text in items["description"].fill_null("")]
+        return cls(titles, descriptions)
+
+
+HistoryBuilder = Callable[[Sequence[int], int, ItemTexts, Renderer], Message | None]
+ItemBuilder = Callable[[int, ItemTexts, Renderer], Message | None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A named way to make messages; exactly one of the two builders is set."""
+
+    name: str
+    unit: Literal["history", "item"]
+    from_history: HistoryBuilder | None = None
+    """From (history, target): one message for each training example; None where a text is missing."""
+    from_item: ItemBuilder | None = None
+    """From an item: one message for each item; None where its text is missing."""
+
+
+def _next_item(history: Sequence[int], target: int, texts: ItemTexts, renderer: Renderer) -> Message | None:
+    prompt = PROMPTS["next_item"].format(history=renderer.history_text(history))
+    return Message(prompt=prompt, answer=renderer.sid_text(target), answer_is_sid=True)
+
+
+def _titles_to_sid(history: Sequence[int], target: int, texts: ItemTexts, renderer: Renderer) -> Message | None:
+    titles = [f"- {texts.titles[item]}" for item in history if texts.titles[item]]
+    if not titles:
+        return None
+    prompt = PROMPTS["titles_to_sid"].format(titles="\n".join(titles))
+    return Message(prompt=prompt, answer=renderer.sid_text(target), answer_is_sid=True)
+
+
+def _sids_to_title(history: Sequence[int], target: int, texts: ItemTexts, renderer: Renderer) -> Message | None:
+    if not texts.titles[target]:
+        return None
+    prompt = PROMPTS["sids_to_title"].format(history=renderer.history_text(history))
+    return Message(prompt=prompt, answer=texts.titles[target], answer_is_sid=False)
+
+
+def _title_to_sid(item: int, texts: ItemTexts, renderer: Renderer) -> Message | None:
+    return _text_to_sid("title_to_sid", "title", texts.titles[item], item, renderer)
+
+
+def _description_to_sid(item: int, texts: ItemTexts, renderer: Renderer) -> Message | None:
+    return _text_to_sid("description_to_sid", "description", texts.descriptions[item], item, renderer)
+
+
+def _sid_to_title(item: int, texts: ItemTexts, renderer: Renderer) -> Message | None:
+    return _sid_to_text("sid_to_title", texts.titles[item], item, renderer)
+
+
+def _sid_to_description(item: int, texts: ItemTexts, renderer: Renderer) -> Message | None:
+    return _sid_to_text("sid_to_description", texts.descriptions[item], item, renderer)
+
+
+def _text_to_sid(task: str, field: str, text: str, item: int, renderer: Renderer) -> Message | None:
+    if not text:
+        return None
+    prompt = PROMPTS[task].format(**{field: text})
+    return Message(prompt=prompt, answer=renderer.sid_text(item), answer_is_sid=True)
+
+
+def _sid_to_text(task: str, text: str, item: int, renderer: Renderer) -> Message | None:
+    if not text:
+        return None
+    return Message(prompt=PROMPTS[task].format(sid=renderer.sid_text(item)), answer=text, answer_is_sid=False)
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("next_item", "history", from_history=_next_item),
+        Task("titles_to_sid", "history", from_history=_titles_to_sid),
+        Task("sids_to_title", "history", from_history=_sids_to_title),
+        Task("title_to_sid", "item", from_item=_title_to_sid),
+        Task("sid_to_title", "item", from_item=_sid_to_title),
+        Task("description_to_sid", "item", from_item=_description_to_sid),
+        Task("sid_to_description", "item", from_item=_sid_to_description),
+    )
+}
+"""Every task by name."""
+
+
+def check_tasks(weights: dict[str, float], mode: str) -> None:
+    """Raises ConfigError for an unknown task, a weight that is not positive, or a task that the mode cannot write."""
+    for name, weight in weights.items():
+        if name not in TASKS:
+            raise ConfigError(f"tasks: unknown task {name!r}; there are {', '.join(TASKS)}")
+        if not weight > 0:
+            raise ConfigError(f"tasks.{name}: weight must be above 0, found {weight}; leave the task out instead")
+        if mode == "sid-only" and name != "next_item":
+            raise ConfigError(f"tasks.{name}: needs words, but sid-only prompts have none; use a chat backbone")
+    if not weights:
+        raise ConfigError("tasks: at least one task is needed")
+
+
+def _clip(text: str, max_words: int) -> str:
+    words = text.split()
+    return " ".join(words[:max_words])

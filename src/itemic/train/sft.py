@@ -1,0 +1,253 @@
+"""Supervised fine-tuning: a backbone, or a decoder from scratch, learns to speak the catalog's semantic IDs.
+
+The stage reads top to bottom: load data and catalog, make the model, choose what trains, run the loop, save a plain
+Hugging Face folder.
+"""
+
+import functools
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from itemic.core.allocator import tune_allocator
+from itemic.core.config import config_to_mapping
+from itemic.core.dataset import Dataset
+from itemic.core.device import pick_device
+from itemic.core.errors import CatalogError, ConfigError
+from itemic.core.files import path_hash, text_hash
+from itemic.core.run import Run, StageResult
+from itemic.core.seeds import derive_rng
+from itemic.decode.recommender import LanguageModelRecommender
+from itemic.evaluate.evaluate import evaluate_recommender
+from itemic.evaluate.protocol import EvaluateConfig
+from itemic.language.corpus import Corpus
+from itemic.language.prompts import PROMPT_VERSION, Renderer
+from itemic.language.spelling import Spelling
+from itemic.language.tasks import ItemTexts, check_tasks
+from itemic.model.adapters import LoraConfig, add_lora, freeze_backbone, merge_adapters
+from itemic.model.backbone import DecoderConfig, load_backbone, make_decoder, make_sid_tokenizer
+from itemic.model.new_rows import RowInit, codebook_rows, mean_rows, text_rows
+from itemic.model.sid_model import SidModel
+from itemic.model.vocabulary import expand_vocabulary
+from itemic.sid.catalog import Catalog
+from itemic.sid.registry import load_quantizer
+from itemic.train.learner import SftLearner
+from itemic.train.loop import TrainConfig, TrainResult, train
+
+__all__ = ["SftConfig", "align", "sft"]
+
+log = logging.getLogger("itemic")
+
+_SELECTION_BEAMS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig:
+    """What is trained, on which tasks, and how."""
+
+    backbone: str = ""
+    """Pretrained causal language model: a folder, a hub name, or ``smollm2-135m``; empty trains ``decoder`` from
+    scratch on SID tokens alone."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """Shape of the decoder from scratch."""
+    new_rows: Literal["mean", "text", "codebook"] = "text"
+    """First values of the backbone's SID rows: mean of the old rows, mean of the titles' tokens under the code, or
+    the codebook vectors projected."""
+    parameters: Literal["all", "sid-rows", "lora"] = "all"
+    """What trains: everything, the rows of the SID tokens alone (the backbone frozen), or those and LoRA adapters."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Shape of the adapters for ``parameters: lora``."""
+    tasks: Mapping[str, float] = field(default_factory=lambda: {"next_item": 1.0})
+    """For each task how many times an epoch shows each of its examples, on average."""
+    max_history: int = 50
+    """Most items before a target."""
+    stride: int = 25
+    """From-scratch decoder: items learned in a full window of a long history. Half of max_history, so that but for
+    the beginning of a sequence every target sees at least half a window."""
+    row_tokens: int = 512
+    """Most tokens of a packed row: longer rows share more prefixes, but attention grows with their square."""
+    rows_per_batch: int = 8
+    """Packed rows of a micro-batch."""
+    select_by: Literal["loss", "ndcg"] = "loss"
+    """Validation figure that decides which parameters are kept: loss, or NDCG@10 of constrained beam search."""
+    max_valid_examples: int = 1000
+    """Validation examples ranked for ``select_by: ndcg``; 0 ranks all."""
+    training: TrainConfig = field(default_factory=TrainConfig)
+    """How to optimise."""
+
+    def __post_init__(self) -> None:
+        check_tasks(dict(self.tasks), "chat" if self.backbone else "sid-only")
+        if not 1 <= self.stride <= self.max_history:
+            raise ConfigError(f"stride must lie in 1..max_history ({self.max_history}), found {self.stride}")
+        for name in ("row_tokens", "rows_per_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.parameters != "all" and not self.backbone:
+            raise ConfigError(f"parameters: {self.parameters} needs a backbone; a decoder from scratch trains whole")
+
+
+def align(config: SftConfig, run: Run, *, seed: int, force: bool = False) -> StageResult:
+    """Runs supervised fine-tuning as a stage before ``sft``: usually of the SID rows alone; writes ``align/model``.
+
+    Raises:
+        ArtifactError: if the dataset or the catalog is missing.
+        ConfigError: if there is no backbone to align.
+    """
+    if not config.backbone:
+        raise ConfigError("align: needs a backbone; a decoder from scratch knows nothing that could be kept")
+    return _run_stage("align", config, run, None, seed=seed, force=force)
+
+
+def sft(config: SftConfig, run: Run, *, seed: int, start: str = "", force: bool = False) -> StageResult:
+    """Trains the model and writes ``model/`` and ``sft.jsonl``.
+
+    Args:
+        config: What and how.
+        run: Holds dataset and catalog.
+        seed: The run's seed.
+        start: Artefact to start from instead of the backbone, ``align/model`` say.
+        force: Trains even where nothing changed.
+
+    Raises:
+        ArtifactError: if the dataset or the catalog is missing.
+        CatalogError: if the model to start from speaks another catalog.
+    """
+    return _run_stage("sft", config, run, run.require(start, "align") if start else None, seed=seed, force=force)
+
+
+def _run_stage(name: str, config: SftConfig, run: Run, start: Path | None, *, seed: int, force: bool) -> StageResult:
+    inputs = {"dataset": run.require("dataset", "prepare"), "catalog": run.require("catalog", "tokenize")}
+    if start is not None:
+        inputs["start"] = start
+    prefix = "" if name == "sft" else f"{name}/"
+    model_path, log_path = run.path(f"{prefix}model"), run.path(f"{prefix}{name}.jsonl")
+
+    def work() -> dict[str, Any]:
+        checkpoints = run.path(f"checkpoints/{name}")
+        fingerprint = text_hash(
+            str(config_to_mapping(config)), str(seed), *(path_hash(path) for path in inputs.values())
+        )
+        model, result = _train(config, inputs, start, checkpoints, log_path, fingerprint, seed)
+        model.save(model_path)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return {
+            "num_parameters": sum(parameter.numel() for parameter in model.network.parameters()),
+            "num_steps": result.num_steps,
+            "best_step": result.best_step,
+            "best_valid": result.best_value,
+            "stopped_early": result.stopped_early,
+            "train_s": round(result.wall_time_s, 1),
+        }
+
+    return run.stage(
+        name,
+        work,
+        config=config_to_mapping(config),
+        inputs=inputs,
+        outputs=[f"{prefix}model", f"{prefix}{name}.jsonl"],
+        seed=seed,
+        force=force,
+    )
+
+
+def _train(
+    config: SftConfig,
+    inputs: Mapping[str, Path],
+    start: Path | None,
+    checkpoints: Path,
+    log_path: Path,
+    fingerprint: str,
+    seed: int,
+) -> tuple[SidModel, TrainResult]:
+    tune_allocator()
+    dataset, catalog = Dataset.load(inputs["dataset"]), Catalog.load(inputs["catalog"])
+    model = _make_model(config, dataset, catalog, inputs["catalog"], start, seed)
+    _choose_parameters(config, model, seed)
+    renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
+    corpus = Corpus(dataset, renderer, config.tasks, max_history=config.max_history, stride=config.stride)
+    learner = SftLearner(
+        model,
+        corpus,
+        row_tokens=config.row_tokens,
+        rows_per_batch=config.rows_per_batch,
+        seed=seed,
+        ranking=_ranking(config, dataset, catalog, model, renderer, seed) if config.select_by == "ndcg" else None,
+    )
+    result = train(learner, config.training, folder=checkpoints, log_path=log_path, fingerprint=fingerprint, seed=seed)
+    model.network = merge_adapters(model.network).eval()
+    return model, result
+
+
+def _make_model(
+    config: SftConfig, dataset: Dataset, catalog: Catalog, catalog_path: Path, start: Path | None, seed: int
+) -> SidModel:
+    """Returns the model to train, with a row for every SID token."""
+    device = pick_device(config.training.device)
+    if start is not None:
+        model = SidModel.load(start, device)
+        if model.catalog_version != catalog.version:
+            raise CatalogError(f"{start} speaks catalog {model.catalog_version}, the run has {catalog.version}")
+        return model
+    spelling = Spelling.of(catalog.spelling, catalog.codebook_sizes)
+    rng = derive_rng(seed, "model")
+    if config.backbone:
+        network, tokenizer = load_backbone(config.backbone, device=device)
+        init = _row_init(config, dataset, catalog, catalog_path, tokenizer)
+        expand_vocabulary(network, tokenizer, spelling, init, rng=rng)
+    else:
+        tokenizer = make_sid_tokenizer(spelling)
+        network = make_decoder(config.decoder, len(tokenizer), rng).to(device)
+    if config.training.gradient_checkpointing:
+        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return SidModel(
+        network,
+        tokenizer,
+        spelling,
+        prompt_mode="chat" if config.backbone else "sid-only",
+        prompt_version=PROMPT_VERSION,
+        catalog_version=catalog.version,
+    )
+
+
+def _row_init(config: SftConfig, dataset: Dataset, catalog: Catalog, catalog_path: Path, tokenizer: Any) -> RowInit:
+    if config.new_rows == "mean":
+        return mean_rows
+    if config.new_rows == "codebook":
+        path = catalog_path / "quantizer.safetensors"
+        if not path.is_file():
+            raise ConfigError(
+                "new_rows: codebook needs a catalog with a quantizer; its SIDs were given without vectors"
+            )
+        return functools.partial(codebook_rows, codebooks=load_quantizer(path).codebooks)
+    titles = ItemTexts.from_items(dataset.items).titles
+    token_ids = [tokenizer.encode(title, add_special_tokens=False) if title else [] for title in titles]
+    return functools.partial(text_rows, codes=catalog.codes, token_ids=token_ids)
+
+
+def _choose_parameters(config: SftConfig, model: SidModel, seed: int) -> None:
+    if config.parameters == "sid-rows":
+        freeze_backbone(model.network, model.sid_tokens.all_ids)
+    elif config.parameters == "lora":
+        add_lora(model.network, config.lora, model.sid_tokens.all_ids, derive_rng(seed, "lora"))
+
+
+def _ranking(
+    config: SftConfig, dataset: Dataset, catalog: Catalog, model: SidModel, renderer: Renderer, seed: int
+) -> Any:
+    """Returns a function that ranks validation users with the model as it is at that moment."""
+    protocol = EvaluateConfig(split="valid", cutoffs=(10,), num_bootstrap=1, max_examples=config.max_valid_examples)
+
+    def rank() -> dict[str, float]:
+        recommender = LanguageModelRecommender(
+            model,
+            catalog,
+            lambda history: renderer.next_item_prompt(history[-config.max_history :]),
+            num_beams=_SELECTION_BEAMS,
+        )
+        metrics = evaluate_recommender(recommender, dataset, protocol, seed=seed).metrics
+        return {"valid_ndcg@10": metrics["NDCG@10"]["value"], "valid_hr@10": metrics["HR@10"]["value"]}
+
+    return rank

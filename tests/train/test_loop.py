@@ -1,0 +1,143 @@
+"""The loop: killed and resumed, accumulated and not, schedules, early stopping, bad settings."""
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from itemic.core.errors import ArtifactError, ConfigError
+from itemic.train.checkpoint import load_parameters, save_parameters
+from itemic.train.loop import TrainConfig, TrainResult, train
+from itemic.train.schedule import learning_rate_factor
+
+
+class Line(nn.Module):
+    """Fits y = 2x with dropout, so that a random stream that is not restored shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, 1))
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        error = self.drop(batch["x"]) * self.weight[0, 0] - 2 * batch["x"]
+        return error.square().sum()[None]
+
+
+class LineLearner:
+    def __init__(self, die_at: int = 0, valid: list[float] | None = None) -> None:
+        self.module, self.task_names, self.lower_is_better = Line(), ["line"], True
+        self.die_at, self.valid, self.num_batches = die_at, valid, 0
+
+    def micro_batches(self, epoch: int) -> list[list[float]]:
+        generator = torch.Generator().manual_seed(epoch)
+        return torch.randn(10, 4, generator=generator).tolist()
+
+    def label_counts(self, batch: list[float]) -> list[int]:
+        return [len(batch)]
+
+    def collate(self, batch: list[float], device: torch.device) -> tuple[dict[str, torch.Tensor], int]:
+        self.num_batches += 1
+        if self.num_batches == self.die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"x": torch.tensor(batch, device=device)}, len(batch)
+
+    def validate(self) -> dict[str, float]:
+        if self.valid is not None:
+            return {"valid_loss": self.valid.pop(0)}
+        return {"valid_loss": float((self.module.weight.detach() - 2).abs())}
+
+
+def run(learner: LineLearner, folder: Path, **settings: object) -> TrainResult:
+    config = TrainConfig(
+        **{"epochs": 3, "learning_rate": 0.05, "device": "cpu", "log_every_steps": 2, "checkpoint_every_s": 0.0}
+        | settings  # type: ignore[arg-type]
+    )
+    return train(learner, config, folder=folder / "ck", log_path=folder / "log.jsonl", fingerprint="f", seed=1)
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "wall_time_s"} for line in lines]
+
+
+@pytest.mark.parametrize("die_at", [1, 7, 10, 23])
+def test_a_run_killed_at_any_moment_resumes_to_the_same_curve(tmp_path: Path, die_at: int) -> None:
+    whole = LineLearner()
+    run(whole, tmp_path / "whole")
+    process = multiprocessing.get_context("fork").Process(target=run, args=(LineLearner(die_at), tmp_path / "killed"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    resumed = LineLearner()
+    run(resumed, tmp_path / "killed")
+    assert resumed.num_batches == 30 - max(0, die_at - 1)
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert torch.equal(resumed.module.weight, whole.module.weight)
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path: Path) -> None:
+    run(LineLearner(), tmp_path, max_steps=5)
+    learner = LineLearner()
+    config = TrainConfig(epochs=1, device="cpu")
+    train(learner, config, folder=tmp_path / "ck", log_path=tmp_path / "log.jsonl", fingerprint="other", seed=1)
+    assert learner.num_batches == 10
+    assert curve(tmp_path)[0]["step"] == 10
+
+
+def test_accumulation_takes_fewer_and_larger_steps(tmp_path: Path) -> None:
+    learner = LineLearner()
+    assert run(learner, tmp_path, accumulation_steps=4).num_steps == 9
+    assert learner.num_batches == 30
+
+
+def test_max_steps_ends_the_training(tmp_path: Path) -> None:
+    assert run(LineLearner(), tmp_path, max_steps=7).num_steps == 7
+
+
+def test_the_best_parameters_are_kept_and_patience_ends_the_training(tmp_path: Path) -> None:
+    learner = LineLearner(valid=[3.0, 1.0, 2.0, 2.5, 0.0])
+    result = run(learner, tmp_path, epochs=5, patience=2)
+    assert result.stopped_early
+    assert (result.best_step, result.best_value, result.num_steps) == (20, 1.0, 40)
+    until_best = LineLearner(valid=[3.0, 1.0])
+    run(until_best, tmp_path / "until_best", epochs=5, max_steps=20, schedule="constant", warmup=0.0)
+    again = LineLearner(valid=[3.0, 1.0, 2.0, 2.5])
+    run(again, tmp_path / "again", epochs=5, patience=2, schedule="constant", warmup=0.0)
+    assert torch.equal(again.module.weight, until_best.module.weight)
+
+
+def test_a_loss_that_is_no_number_stops_with_a_remedy(tmp_path: Path) -> None:
+    learner = LineLearner()
+    with torch.no_grad():
+        learner.module.weight.fill_(float("nan"))
+    with pytest.raises(ConfigError, match="loss is not finite at step 1: lower learning_rate"):
+        run(learner, tmp_path)
+
+
+def test_parameters_of_another_model_are_refused(tmp_path: Path) -> None:
+    save_parameters(tmp_path / "p.safetensors", nn.Linear(1, 1))
+    with pytest.raises(ArtifactError, match="not of this model"):
+        load_parameters(tmp_path / "p.safetensors", Line())
+
+
+def test_schedules_by_hand() -> None:
+    assert learning_rate_factor(0.05, "cosine", 0.1) == 0.5
+    assert learning_rate_factor(0.55, "cosine", 0.1) == pytest.approx(0.5)
+    assert learning_rate_factor(1.0, "cosine", 0.1) == pytest.approx(0.0)
+    assert learning_rate_factor(0.55, "linear", 0.1, floor=0.2) == pytest.approx(0.6)
+    assert learning_rate_factor(0.9, "constant", 0.1) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epochs", 0), ("max_steps", -1), ("learning_rate", 0.0), ("warmup", 1.0), ("checkpoint_every_s", -1.0)],
+)
+def test_impossible_settings_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=field):
+        TrainConfig(**{field: value})  # type: ignore[arg-type]
