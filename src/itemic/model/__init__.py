@@ -8,14 +8,13 @@ from itemic.model.adapters import LoraConfig, add_lora, freeze_backbone, merge_a
 from itemic.model.backbone import DecoderConfig, checkpoint_activations, load_backbone, make_decoder, make_sid_tokenizer
 from itemic.model.dropout import add_dropout
 from itemic.model.new_rows import RowInit, codebook_rows, mean_rows, text_rows
-from itemic.model.sid_model import KeyValueCache, PromptMode, SidModel
+from itemic.model.sid_model import KeyValueCache, SidModel
 from itemic.model.vocabulary import expand_vocabulary
 
 __all__ = [
     "DecoderConfig",
     "KeyValueCache",
     "LoraConfig",
-    "PromptMode",
     "RowInit",
     "SidModel",
     "add_dropout",

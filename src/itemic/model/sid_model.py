@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,15 +17,14 @@ from torch import Tensor, nn
 
 from itemic.core.errors import ArtifactError, ConfigError
 from itemic.core.files import atomic_folder, read_json, write_json
+from itemic.language.prompts import PromptMode
 from itemic.language.spelling import SidTokens, Spelling
 from itemic.model.adapters import merge_adapters
 from itemic.model.backbone import load_backbone, new_cache, save_network
 from itemic.model.parts import attention_window, decoder_of, head_of, head_rule
 from itemic.model.trained_rows import TrainedRowsHead
 
-__all__ = ["KeyValueCache", "PromptMode", "SidModel"]
-
-PromptMode = Literal["sid-only", "chat"]
+__all__ = ["KeyValueCache", "SidModel"]
 
 _CARD = "itemic.json"
 
@@ -162,7 +161,8 @@ class SidModel:
             dtype: Number format to compute in; CPUs are fastest in float32.
 
         Raises:
-            ArtifactError: if the folder or its ``itemic.json`` is missing or incomplete.
+            ArtifactError: if the folder or its ``itemic.json`` is missing or damaged.
+            ConfigError: if the network beside it cannot be loaded.
         """
         path = folder / _CARD
         if not path.is_file():
@@ -191,10 +191,8 @@ class SidModel:
 
     def _check_architecture(self) -> None:
         """Compares three tokens' logits with the network's own, so that no architecture is silently misread."""
-        input_ids = torch.arange(3, device=self.device).remainder(self.network.config.get_text_config().vocab_size)[
-            None
-        ]
         positions = torch.arange(3, device=self.device)[None]
+        input_ids = positions.remainder(self.network.config.get_text_config().vocab_size)
         mask = torch.ones(1, 1, 3, 3, dtype=torch.bool, device=self.device).tril()
         with torch.no_grad(), _evaluating(self.network):
             expected = self.network(input_ids=input_ids, use_cache=False).logits.float()
@@ -211,7 +209,7 @@ def _read_card(path: Path) -> tuple[Spelling, dict[str, Any]]:
     """Returns the spelling and the other facts that ``itemic.json`` states."""
     card = read_json(path)
     try:
-        spelling = Spelling(style=card["spelling"]["style"], codebook_sizes=tuple(card["spelling"]["codebook_sizes"]))
+        spelling = Spelling.of(card["spelling"]["style"], card["spelling"]["codebook_sizes"])
         facts = {key: card[key] for key in ("prompt_mode", "prompt_version", "catalog_version")}
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: missing or damaged entry {error}; train the model again") from None
@@ -222,10 +220,11 @@ def _read_card(path: Path) -> tuple[Spelling, dict[str, Any]]:
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Puts a network in evaluation mode for a while."""
-    was_training = network.training
+    """Puts a network in evaluation mode for a while, and each of its modules back in its own."""
+    training = [module for module in network.modules() if module.training]
     network.eval()
     try:
         yield
     finally:
-        network.train(was_training)
+        for module in training:
+            module.training = True

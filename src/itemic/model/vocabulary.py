@@ -3,11 +3,12 @@
 Knows no catalog: what the new rows begin as is a function from ``new_rows``.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from tokenizers import AddedToken
 
 from itemic.core.errors import ConfigError
@@ -49,21 +50,13 @@ def expand_vocabulary(
     """
     if pad_to_multiple_of < 1:
         raise ConfigError(f"pad_to_multiple_of: expected at least 1, found {pad_to_multiple_of}")
-    known = tokenizer.get_vocab()
     tokens = spelling.tokens()
-    is_new = np.array([token not in known for token in tokens], dtype=bool)
-    if not is_new.any():
-        return np.empty(0, dtype=np.int64)
     num_old = len(tokenizer)
-    added = [AddedToken(token, normalized=False) for token, new in zip(tokens, is_new, strict=True) if new]
-    tokenizer.add_tokens(added)
+    is_new = _add_tokens(tokenizer, tokens)
     new_ids = np.arange(num_old, len(tokenizer), dtype=np.int64)
-    assert len(new_ids) == len(added), "tokenizers give added tokens the ids after their last one"
-
-    num_before = embedding_of(network).weight.shape[0]
-    num_rows = -(-max(num_before, len(tokenizer)) // pad_to_multiple_of) * pad_to_multiple_of
-    _resize(network, num_rows)
-    spare = slice(max(num_before, len(tokenizer)), num_rows)
+    if len(new_ids) == 0:
+        return new_ids
+    spare = _resize(network, len(tokenizer), pad_to_multiple_of)
     modules = [embedding_of(network)] if is_tied(network) else [embedding_of(network), head_of(network)]
     for module in modules:
         old = module.weight.detach()[:num_old].float()
@@ -72,14 +65,27 @@ def expand_vocabulary(
             raise ConfigError(f"new rows: expected shape {(len(tokens), old.shape[1])}, found {tuple(rows.shape)}")
         module.weight.data[new_ids] = rows[torch.from_numpy(is_new)].to(module.weight)
         module.weight.data[spare] = old.mean(dim=0).to(module.weight)
-    bias = getattr(head_of(network), "bias", None)
+    bias = head_of(network).bias
     if bias is not None:
         bias.data[new_ids] = bias.data[spare] = bias.data[:num_old].mean()
     return new_ids
 
 
-def _resize(network: Any, num_rows: int) -> None:
-    """Resizes embedding, head and config; the values of added rows are overwritten afterwards."""
-    if num_rows != embedding_of(network).weight.shape[0]:
-        with torch.random.fork_rng(devices=[]):
+def _add_tokens(tokenizer: Any, tokens: Sequence[str]) -> Bool[np.ndarray, "n"]:
+    """Adds the tokens that the tokenizer does not know, in order after its last one; returns which those were."""
+    known, num_old = tokenizer.get_vocab(), len(tokenizer)
+    is_new = np.array([token not in known for token in tokens], dtype=bool)
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens if token not in known])
+    assert len(tokenizer) == num_old + is_new.sum(), "each added token gets the id after the last one"
+    return is_new
+
+
+def _resize(network: Any, num_tokens: int, multiple: int) -> slice:
+    """Makes room for the tokens in embedding, head and config; returns the rows that it added beyond them."""
+    num_before = embedding_of(network).weight.shape[0]
+    num_used = max(num_before, num_tokens)
+    num_rows = -(-num_used // multiple) * multiple
+    if num_rows != num_before:
+        with torch.random.fork_rng(devices=[]):  # the values drawn here are all overwritten
             network.resize_token_embeddings(num_rows, mean_resizing=False)
+    return slice(num_used, num_rows)
