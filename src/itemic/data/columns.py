@@ -17,6 +17,7 @@ __all__ = [
     "InteractionColumns",
     "ItemColumns",
     "check_time_format",
+    "identifier",
     "make_interactions",
     "make_items",
     "parse_time",
@@ -25,6 +26,8 @@ __all__ = [
 
 _US_PER_UNIT = {"s": 10**6, "ms": 10**3, "us": 1, "ns": 10**-3, "d": 86_400 * 10**6}
 _LATEST_S = 4_102_444_800  # 2100-01-01: later times are in another unit than was said
+_ISO_PATTERN = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2}(?:\.\d+)?)?)?(Z|[+-]\d{2}:\d{2})?$"
+_CODES_OF_THE_HOUR = ("%H", "%I", "%T", "%R", "%c", "%s", "%+")
 _RESERVED = ("item_index", "item_id", "title", "description")
 
 
@@ -74,8 +77,7 @@ def require_columns(source: SourceRows, names: Sequence[str]) -> None:
     for name in names:
         if name and name not in there:
             raise DataError(
-                f'{source.file}: no column {name!r}; it has {", ".join(there)}: name the right one, or write "" '
-                "for a column that may be absent and is"
+                f'{source.file}: no column {name!r}; it has {", ".join(there)}. Name another, or "" where it has none'
             )
 
 
@@ -101,17 +103,18 @@ def parse_time(table: pl.DataFrame, column: str, time_format: str) -> pl.Expr:
         time_format: A unit (``s``, ``ms``, ``us``, ``ns``, ``d``) of numbers since 1970; ``iso`` for ISO 8601 dates
             and times, in UTC where no offset is written; otherwise a strptime pattern, read as UTC.
     """
-    cell = pl.col(column)
     if table.schema[column] in (pl.Date, pl.Datetime):
-        return cell.cast(pl.Datetime("us")).dt.epoch("us")
+        return pl.col(column).cast(pl.Datetime("us")).dt.epoch("us")
     if time_format in _US_PER_UNIT:
-        return (cell.cast(pl.Float64, strict=False) * _US_PER_UNIT[time_format]).floor().cast(pl.Int64, strict=False)
-    text = cell.cast(pl.String).str.strip_chars()
-    pattern = None if time_format == "iso" else time_format
-    if pattern and not any(code in pattern for code in ("%H", "%I", "%T", "%R", "%c", "%s", "%+")):
-        return text.str.to_date(pattern, strict=False).cast(pl.Datetime("us")).dt.epoch("us")
-    zone = None if pattern else "UTC"
-    return text.str.to_datetime(pattern, time_unit="us", time_zone=zone, strict=False).dt.epoch("us")
+        return (_number(column) * _US_PER_UNIT[time_format]).floor().cast(pl.Int64, strict=False)
+    text = _text(column)
+    if time_format == "iso":
+        return (
+            _completed_iso(text).str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="us", strict=False).dt.epoch("us")
+        )
+    if not any(code in time_format for code in _CODES_OF_THE_HOUR):
+        return text.str.to_date(time_format, strict=False).cast(pl.Datetime("us")).dt.epoch("us")
+    return text.str.to_datetime(time_format, time_unit="us", strict=False).dt.epoch("us")
 
 
 def make_interactions(source: SourceRows, columns: InteractionColumns, time_format: str = "s") -> SourceRows:
@@ -123,13 +126,13 @@ def make_interactions(source: SourceRows, columns: InteractionColumns, time_form
     optional = (columns.timestamp, columns.behaviour, columns.rating)
     require_columns(source, (columns.user_id, columns.item_id, *optional))
     parsed = {
-        "user_id": _identifier(columns.user_id),
-        "item_id": _identifier(columns.item_id),
+        "user_id": identifier(columns.user_id),
+        "item_id": identifier(columns.item_id),
         "time_us": parse_time(source.rows, columns.timestamp, time_format)
         if columns.timestamp
         else pl.lit(None, pl.Int64),
         "behaviour": pl.col(columns.behaviour).cast(pl.String) if columns.behaviour else pl.lit(None, pl.String),
-        "rating": pl.col(columns.rating).cast(pl.Float64, strict=False) if columns.rating else pl.lit(None, pl.Float64),
+        "rating": _number(columns.rating) if columns.rating else pl.lit(None, pl.Float64),
     }
     rules = [(parsed[key].is_null(), f"missing {key}") for key in ("user_id", "item_id")]
     if columns.timestamp:
@@ -155,33 +158,48 @@ def make_items(source: SourceRows, columns: ItemColumns) -> SourceRows:
     require_columns(source, (columns.item_id, columns.title, columns.description))
     mapped = (columns.item_id, columns.title, columns.description, "source_row")
     further = [name for name in source.rows.columns if name not in mapped]
-    item_id, title = _identifier(columns.item_id), _text(columns.title)
-    kept = source.set_aside(
-        [
-            (item_id.is_null(), "missing item_id"),
-            (title.is_null() | (title == ""), "empty title"),
-        ]
-    )
+    item_id, title = identifier(columns.item_id), _text(columns.title)
+    kept = source.set_aside([(item_id.is_null(), "missing item_id"), (title.fill_null("") == "", "empty title")])
+    texts = [_joined(kept.rows[name], ", ").alias(f"source_{name}" if name in _RESERVED else name) for name in further]
+    description = pl.lit(_joined(kept.rows[columns.description], " ") if columns.description else "")
     rows = kept.rows.select(
         item_id.alias("item_id"),
         title.alias("title"),
-        (_text(columns.description) if columns.description else pl.lit("")).fill_null("").alias("description"),
-        *(_text(name).alias(f"source_{name}" if name in _RESERVED else name) for name in further),
+        description.fill_null("").alias("description"),
+        *texts,
         "source_row",
-    )
-    rows = rows.with_columns(joined_text(rows["title"], " "), joined_text(rows["description"], " "))
-    rows = rows.with_columns(
-        joined_text(rows[name], ", ") for name in rows.columns if name not in (*_RESERVED, "source_row")
     )
     unique = rows.unique(subset=pl.exclude("source_row"), keep="first", maintain_order=True)
     distinct = SourceRows(file=source.file, rows=unique, rejects=kept.rejects)
     return distinct.set_aside([(~pl.col("item_id").is_first_distinct(), "item_id once more with other content")])
 
 
-def _identifier(column: str) -> pl.Expr:
-    text = pl.col(column).cast(pl.String).str.strip_chars()
+def identifier(column: str) -> pl.Expr:
+    """Returns the expression for ids in a column: text without surrounding blanks, null where nothing is left."""
+    text = _text(column)
     return pl.when(text != "").then(text)
 
 
 def _text(column: str) -> pl.Expr:
     return pl.col(column).cast(pl.String).str.strip_chars()
+
+
+def _number(column: str) -> pl.Expr:
+    return _text(column).cast(pl.Float64, strict=False).fill_nan(None)
+
+
+def _completed_iso(text: pl.Expr) -> pl.Expr:
+    """Returns ISO 8601 dates and times with what they leave out: midnight, no seconds, UTC."""
+    parts = text.str.extract_groups(_ISO_PATTERN)
+    day, minute, second, zone = (parts.struct[index] for index in range(4))
+    zone = zone.fill_null("+00:00").replace("Z", "+00:00")
+    return pl.concat_str(day, pl.lit("T"), minute.fill_null("00:00"), second.fill_null(":00"), zone)
+
+
+def _joined(values: pl.Series, separator: str) -> pl.Series:
+    """Returns a column of any type as text; lists, in Parquet's type or written out, are joined."""
+    if isinstance(values.dtype, pl.List):
+        return values.cast(pl.List(pl.String)).list.join(separator, ignore_nulls=True)
+    if isinstance(values.dtype, pl.Struct):
+        return values.struct.json_encode()
+    return joined_text(values.cast(pl.String).str.strip_chars(), separator)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int, Int8, Int64
+from jaxtyping import Bool, Int, Int8, Int64
 
 from itemic.core.config import config_to_mapping
 from itemic.core.dataset import Dataset
@@ -154,38 +154,47 @@ def _split_log(raw: RawLog, config: PrepareConfig) -> tuple[Dataset, dict[str, i
     if raw.interactions is None:
         raise DataError(f"split {config.split!r}: the source has no log, only examples of its own: take split: given")
     _check_log_has(raw.interactions, config)
-    items = raw.items.rows.filter(title_rule(config.min_title_words, config.max_title_words, config.forbidden_in_title))
-    users, log = _numbered(raw.interactions.rows, items)
-    steps = {"read": raw.interactions.rows.height, "title_rules": log.height}
-    for name, apply in _filters(config).items():
+    users, log = _numbered(raw.interactions.rows, raw.items.rows)
+    has_title = _has_allowed_title(raw.items.rows, config)
+    steps = {"read": log.height}
+    for name, apply in _filters(config, has_title).items():
         log = apply(log)
         steps[name] = log.height
         if log.is_empty():
             raise DataError(f"no interaction is left after {name}; left after each step: {steps}")
-    items, log = _numbered_again(items, log, keep_all=config.min_item_interactions == 0)
+    is_used = np.bincount(log["item"].to_numpy(), minlength=len(has_title)) > 0
+    stays = has_title if config.min_item_interactions == 0 else is_used
+    log = log.with_columns(item=(np.cumsum(stays) - 1)[log["item"].to_numpy()])
     position, length = positions(log["user"].to_numpy())
     if config.split == "leave_one_out":
         split, targets = leave_one_out(position, length), np.flatnonzero(position > 0)
     else:
         time = log["time_us"].to_numpy()
         split, targets = _temporal(config, time, position), time_order(time, position)
-    return dataset_from_log(items, users, log, split, targets, config.max_history), steps
+    return dataset_from_log(raw.items.rows.filter(stays), users, log, split, targets, config.max_history), steps
 
 
 def _numbered(log: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
     """Returns user ids, and the log with numbers for users (by first appearance) and items, by user and time.
 
-    Ties in time keep the order of the source's rows; where some row has no time, all a user's rows keep it.
+    Ties in time keep the order of the source's rows; where any row has no time, all of a user's rows keep it.
     """
+    users, user = numbered_users(log["user_id"])
     index = items.select("item_id", pl.int_range(pl.len(), dtype=pl.Int64).alias("item"))
-    known = log.join(index, on="item_id", how="inner", maintain_order="left")
-    users, user = numbered_users(known["user_id"])
-    numbered = known.select(pl.Series("user", user), "item", "time_us", "behaviour", "rating")
+    joined = log.join(index, on="item_id", how="left", maintain_order="left")
+    numbered = joined.select(pl.Series("user", user), "item", "time_us", "behaviour", "rating")
     keys = ["user"] if numbered["time_us"].has_nulls() else ["user", "time_us"]
     return users, numbered.sort(keys, maintain_order=True)
 
 
-def _filters(config: PrepareConfig) -> dict[str, Callable[[pl.DataFrame], pl.DataFrame]]:
+def _has_allowed_title(items: pl.DataFrame, config: PrepareConfig) -> Bool[np.ndarray, "N"]:
+    rule = title_rule(config.min_title_words, config.max_title_words, config.forbidden_in_title)
+    return items.select(rule.alias("allowed"))["allowed"].to_numpy()
+
+
+def _filters(
+    config: PrepareConfig, has_title: Bool[np.ndarray, "N"]
+) -> dict[str, Callable[[pl.DataFrame], pl.DataFrame]]:
     """Returns the filters that the config asks for, by name, in the order in which they apply."""
     filters: dict[str, Callable[[pl.DataFrame], pl.DataFrame]] = {}
     if config.behaviours:
@@ -195,6 +204,8 @@ def _filters(config: PrepareConfig) -> dict[str, Callable[[pl.DataFrame], pl.Dat
     if config.start or config.end:
         window = in_time_window(_instant_us(config.start), _instant_us(config.end))
         filters["time_window"] = lambda log: log.filter(window)
+    if not has_title.all():
+        filters["title_rules"] = lambda log: log.filter(has_title[log["item"].to_numpy()])
     if config.drop_duplicates:
         filters["drop_duplicates"] = drop_duplicates
     if not config.keep_repeats:
@@ -209,15 +220,6 @@ def _filters(config: PrepareConfig) -> dict[str, Callable[[pl.DataFrame], pl.Dat
             )
         )
     return filters
-
-
-def _numbered_again(items: pl.DataFrame, log: pl.DataFrame, *, keep_all: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Returns the items that the log still has, in catalogue order, and the log with their new numbers."""
-    if keep_all:
-        return items, log
-    used = np.bincount(log["item"].to_numpy(), minlength=items.height) > 0
-    number = np.cumsum(used) - 1
-    return items.filter(used), log.with_columns(item=number[log["item"].to_numpy()])
 
 
 def _temporal(

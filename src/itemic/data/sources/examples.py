@@ -11,6 +11,7 @@ from itemic.data.columns import (
     InteractionColumns,
     ItemColumns,
     check_time_format,
+    identifier,
     make_interactions,
     make_items,
     parse_time,
@@ -107,9 +108,9 @@ def make_examples(source: SourceRows, columns: ExampleColumns, separator: str, t
     """
     require_columns(source, (columns.user_id, columns.history, columns.target, columns.timestamp))
     parsed = {
-        "user_id": pl.col(columns.user_id).cast(pl.String),
+        "user_id": identifier(columns.user_id),
         "history": _ids(source.rows, columns.history, separator),
-        "target": pl.col(columns.target).cast(pl.String),
+        "target": identifier(columns.target),
         "time_us": parse_time(source.rows, columns.timestamp, time_format)
         if columns.timestamp
         else pl.lit(None, pl.Int64),

@@ -1,0 +1,91 @@
+import polars as pl
+import pytest
+
+from itemic.core.errors import DataError
+from itemic.data.assemble import dataset_from_examples, numbered_users
+from itemic.data.leaks import check_leaks
+from itemic.data.raw import RAW_EXAMPLE_SCHEMA, RAW_INTERACTION_SCHEMA, RawLog
+from itemic.data.rejects import SourceRows, no_rejects
+
+EXAMPLES = {
+    # User v comes first in the file; u's three targets are spread over the splits.
+    "train": [("v", ["a", "b"], "a"), ("u", ["c"], "a")],
+    "valid": [("u", ["c", "a"], "a")],
+    "test": [("u", ["a", "a"], "b"), ("w", ["d"], "c")],
+}
+LOG = [("v", "a"), ("u", "c"), ("v", "b"), ("u", "a"), ("u", "a"), ("v", "a"), ("w", "d"), ("u", "b"), ("w", "c")]
+
+
+def part(rows, schema, file):
+    table = pl.DataFrame(rows, schema=schema, orient="row")
+    return SourceRows(file=file, rows=table, rejects=no_rejects())
+
+
+def raw(examples=EXAMPLES, log=None, items="abcde"):
+    catalogue = [(item, item.upper(), "", row) for row, item in enumerate(items, start=1)]
+    schema = {"item_id": pl.String, "title": pl.String, "description": pl.String, "source_row": pl.Int64}
+    return RawLog(
+        items=part(catalogue, schema, "items.csv"),
+        interactions=log
+        and part([(*pair, None, None, None, row) for row, pair in enumerate(log)], RAW_INTERACTION_SCHEMA, "log.csv"),
+        examples={
+            split: part([(*row, None, number) for number, row in enumerate(rows)], RAW_EXAMPLE_SCHEMA, f"{split}.csv")
+            for split, rows in examples.items()
+        },
+    )
+
+
+def test_users_are_numbered_by_first_appearance():
+    users, numbers = numbered_users(pl.Series(["b", "a", "b", "c"]))
+    assert users.to_list() == ["b", "a", "c"]
+    assert numbers.tolist() == [0, 1, 0, 2]
+
+
+@pytest.mark.parametrize("log", [None, LOG], ids=["rebuilt", "from the source"])
+def test_a_given_split_is_kept_row_for_row_and_its_log_found(log):
+    dataset = dataset_from_examples(raw(log=log), max_history=10)
+    assert dataset.train.rows() == [(0, "v", [0, 1], 0, None), (1, "u", [2], 0, None)]
+    assert dataset.valid.rows() == [(2, "u", [2, 0], 0, None)]
+    assert dataset.test.rows() == [(3, "u", [0, 0], 1, None), (4, "w", [3], 2, None)]
+    assert dataset.items["item_id"].to_list() == list("abcde")
+    assert dataset.interactions.select("user_id", "item_index", "split").rows() == [
+        *[("v", 0, "train"), ("v", 1, "train"), ("v", 0, "train")],
+        *[("u", 2, "train"), ("u", 0, "train"), ("u", 0, "valid"), ("u", 1, "test")],
+        *[("w", 3, "test"), ("w", 2, "test")],
+    ]
+    assert dataset.train_sequences() == {"v": [0, 1, 0], "u": [2, 0]}
+    assert check_leaks(dataset, split="given")["histories_not_in_log"] == 0
+
+
+def test_a_long_history_keeps_its_last_items():
+    dataset = dataset_from_examples(raw(), max_history=1)
+    assert dataset.train["history"].to_list() == [[1], [2]]
+
+
+def test_a_log_that_does_not_end_in_the_targets_is_refused():
+    with pytest.raises(DataError, match="user 'w': the last items in the interactions are not the targets"):
+        dataset_from_examples(raw(log=[*LOG[:-1], ("w", "d")]), max_history=10)
+    with pytest.raises(DataError, match="user 'w': the last items"):
+        dataset_from_examples(raw(log=[*LOG[:6], ("u", "b")]), max_history=10)
+
+
+def test_a_source_without_examples_has_no_given_split():
+    with pytest.raises(DataError, match="the source has no examples of its own"):
+        dataset_from_examples(raw(examples={}, log=LOG), max_history=10)
+
+
+def test_histories_that_skip_an_interaction_are_counted():
+    examples = {**EXAMPLES, "test": [("u", ["c", "a"], "b")]}
+    assert check_leaks(dataset_from_examples(raw(examples), 10), split="given")["histories_not_in_log"] == 1
+
+
+def test_rows_that_name_an_unknown_item_are_set_aside():
+    known = raw(log=LOG, items="abc").with_known_items()
+    assert known.interactions.rejects.select("row", "reason").rows() == [(6, "unknown item")]
+    assert known.examples["test"].rejects.select("row", "reason").rows() == [(1, "unknown item in the history")]
+    fewer = raw(items="acd").with_known_items()
+    assert [part.rejects["reason"].to_list() for part in fewer.examples.values()] == [
+        ["unknown item in the history"],
+        [],
+        ["unknown target item"],
+    ]
