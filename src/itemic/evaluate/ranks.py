@@ -48,7 +48,8 @@ def target_ranks(recommendations: Recommendations, target: Int[np.ndarray, "B"])
 
 def is_cut_by_tie(recommendations: Recommendations, ranks: TargetRanks) -> Bool[np.ndarray, "B"]:
     """Returns where a list ends inside a tie and its target is not listed, so that it may be in the part cut off."""
-    return (ranks.num_tied == 0) & (recommendations.num_tied_beyond > 0)
+    is_cut: np.ndarray = (ranks.num_tied == 0) & (recommendations.num_tied_beyond > 0)
+    return is_cut
 
 
 def check_recommendations(recommendations: Recommendations, num_users: int, k: int, name: str) -> None:

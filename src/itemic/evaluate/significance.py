@@ -191,8 +191,7 @@ def _read_rankings(path: Path, metric: str) -> pl.DataFrame:
     lacking = [column for column in _COLUMNS if column not in table.columns]
     if lacking:
         raise ArtifactError(f"{path}: no ranking file, it lacks the columns {', '.join(lacking)}")
-    longest = table["items"].list.len().max()
-    cutoff = parse_label(metric)[1]
-    if not isinstance(longest, int) or cutoff > longest:
+    longest = max(table["items"].list.len().to_list(), default=0)
+    if parse_label(metric)[1] > longest:
         raise ConfigError(f"{path}: the lists have at most {longest} items, too few for {metric}")
     return table.sort("example_id")

@@ -1,0 +1,39 @@
+"""Batching, filters and bad input of every baseline that scores the whole catalogue; and the registry."""
+
+import numpy as np
+import pytest
+
+import itemic.baselines.dense
+from itemic.baselines import BASELINES, CovisitKNN, Popularity, fit_baseline, fit_baselines
+from itemic.core.errors import ConfigError
+
+SEQUENCES = [[0, 1, 2, 3, 4], [4, 3, 0, 1], [2, 1, 4, 0, 3]]
+
+
+@pytest.mark.parametrize("max_cells", [1, 5, 11, 1000])
+def test_pieces_of_a_batch_give_the_whole(make_dataset, monkeypatch, max_cells):
+    model = CovisitKNN.fit(make_dataset(SEQUENCES, 5), seed=0)
+    histories, exclude, allow = [[0], [1, 2], [], [3]], [[1], [], [0], [4]], [[1, 2], [0, 3], [0], [1, 4]]
+    whole = model.recommend(histories, 3, exclude, allow)
+    monkeypatch.setattr(itemic.baselines.dense, "_MAX_CELLS", max_cells)
+    pieces = model.recommend(histories, 3, exclude, allow)
+    assert whole.item_index.tolist() == pieces.item_index.tolist() == [[2, -1, -1], [0, 3, -1], [-1] * 3, [1, -1, -1]]
+    np.testing.assert_array_equal(whole.score, pieces.score)
+    assert whole.num_tied_beyond.tolist() == pieces.num_tied_beyond.tolist()
+
+
+def test_baselines_are_fitted_by_name(make_dataset):
+    dataset = make_dataset(SEQUENCES, 5)
+    assert isinstance(fit_baseline("popularity", dataset, seed=0), Popularity)
+    models, fit_s = fit_baselines(["ease", "popularity"], dataset, seed=0)
+    assert [model.name for model in models] == list(fit_s) == ["EASE", "Popularity"]
+    assert min(fit_s.values()) > 0
+
+
+def test_names_in_tables_differ():
+    assert len({model.name for model in BASELINES.values()}) == len(BASELINES)
+
+
+def test_an_unknown_baseline_is_refused(make_dataset):
+    with pytest.raises(ConfigError, match="no baseline 'pop'; there are popularity, repeat-last"):
+        fit_baseline("pop", make_dataset(SEQUENCES, 5), seed=0)

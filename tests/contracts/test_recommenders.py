@@ -1,0 +1,128 @@
+"""The contract of every recommender (core.ranking.Recommender): lists, filters, ties, determinism, bad input.
+
+A further recommender joins by a factory in RECOMMENDERS.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from itemic.baselines import BASELINES, fit_baseline
+from itemic.core.dataset import EXAMPLE_SCHEMA, INTERACTION_SCHEMA, ITEM_SCHEMA, Dataset
+from itemic.core.errors import DataError
+from itemic.core.ranking import Recommender
+from itemic.evaluate import check_recommendations
+
+NUM_ITEMS = 9
+RECOMMENDERS: dict[str, Callable[[Dataset], Recommender]] = {
+    name: lambda dataset, name=name: fit_baseline(name, dataset, seed=0) for name in BASELINES
+}
+
+histories = st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=12), min_size=1, max_size=4)
+item_sets = st.lists(st.integers(0, NUM_ITEMS - 1), max_size=NUM_ITEMS)
+with_fixture = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
+
+
+def make_dataset(last_items: tuple[int, int] = (7, 6)) -> Dataset:
+    """Users walk the items in steps of one or two; item 8 never occurs; the last two items are valid and test."""
+    log, examples = [], {"train": [], "valid": [], "test": []}
+    for user in range(8):
+        items = [(user + step * (1 + user % 2)) % 8 for step in range(5)] + list(last_items)
+        for position, item in enumerate(items):
+            split = {1: "test", 2: "valid"}.get(len(items) - position, "train")
+            log.append((f"u{user}", item, position, "view", split))
+            if position:
+                examples[split].append((len(log), f"u{user}", items[:position], item, position))
+    catalogue = [(index, f"i{index}", f"title {index}", "") for index in range(NUM_ITEMS)]
+    return Dataset(
+        items=pl.DataFrame(catalogue, ITEM_SCHEMA, orient="row"),
+        interactions=pl.DataFrame(log, INTERACTION_SCHEMA, orient="row"),
+        info={"keeps_repeats": True},
+        **{name: pl.DataFrame(rows, EXAMPLE_SCHEMA, orient="row") for name, rows in examples.items()},
+    )
+
+
+@pytest.fixture(scope="module", params=RECOMMENDERS)
+def recommender(request) -> Recommender:
+    return RECOMMENDERS[request.param](make_dataset())
+
+
+def test_it_is_a_recommender_with_a_name(recommender):
+    assert isinstance(recommender, Recommender)
+    assert recommender.name
+
+
+@with_fixture
+@given(histories=histories, k=st.integers(1, NUM_ITEMS + 2), data=st.data())
+def test_lists_are_well_formed_and_filters_are_kept(recommender, histories, k, data):
+    per_user = st.lists(item_sets, min_size=len(histories), max_size=len(histories))
+    exclude, allow = data.draw(st.none() | per_user), data.draw(st.none() | per_user)
+    lists = recommender.recommend(histories, k, exclude, allow)
+    check_recommendations(lists, len(histories), k, recommender.name)
+    for row in range(len(histories)):
+        candidates = set(range(NUM_ITEMS)) if allow is None else set(allow[row])
+        candidates -= set() if exclude is None else set(exclude[row])
+        listed = lists.item_index[row][lists.item_index[row] >= 0].tolist()
+        assert len(listed) == len(set(listed)) == min(k, len(candidates))
+        assert set(listed) <= candidates
+        assert np.isfinite(lists.score[row, : len(listed)]).all()
+        assert np.isneginf(lists.score[row, len(listed) :]).all()
+
+
+@with_fixture
+@given(histories=histories, k=st.integers(1, NUM_ITEMS))
+def test_ties_beyond_the_list_are_counted(recommender, histories, k):
+    short, whole = recommender.recommend(histories, k), recommender.recommend(histories, NUM_ITEMS)
+    for row in range(len(histories)):
+        level = whole.score[row] == whole.score[row, k - 1]
+        assert short.num_tied_beyond[row] == level[k:].sum()
+
+
+def test_a_user_s_list_does_not_depend_on_the_others_in_the_batch(recommender):
+    histories = [[0, 1], [], [5, 6, 7, 0, 1, 2, 3, 4], [3]]
+    together = recommender.recommend(histories, NUM_ITEMS)
+    for row, history in enumerate(histories):
+        alone = recommender.recommend([history], NUM_ITEMS)
+        np.testing.assert_allclose(alone.score[0], together.score[row], rtol=1e-5, atol=1e-6)
+
+
+def test_asking_again_and_fitting_again_change_nothing(recommender):
+    again = next(
+        make(make_dataset()) for make in RECOMMENDERS.values() if make(make_dataset()).name == recommender.name
+    )
+    first, second, third = (model.recommend([[0, 1, 2]], 5) for model in (recommender, recommender, again))
+    assert first.item_index.tolist() == second.item_index.tolist() == third.item_index.tolist()
+    np.testing.assert_array_equal(first.score, second.score)
+    np.testing.assert_array_equal(first.score, third.score)
+
+
+def test_an_empty_batch_gives_an_empty_result(recommender):
+    lists = recommender.recommend([], 4)
+    assert lists.item_index.shape == lists.score.shape == (0, 4)
+    assert lists.num_tied_beyond.shape == (0,)
+
+
+@pytest.mark.parametrize("item", [-1, NUM_ITEMS])
+def test_an_item_outside_the_catalogue_is_refused(recommender, item):
+    with pytest.raises(DataError, match=rf"histories\[1\] holds item index {item}"):
+        recommender.recommend([[0], [1, item]], 3)
+    with pytest.raises(DataError, match=rf"exclude\[0\] holds item index {item}"):
+        recommender.recommend([[0]], 3, exclude=[[item]])
+
+
+def test_filters_of_another_length_and_lists_of_no_length_are_refused(recommender):
+    with pytest.raises(DataError, match="exclude has 1 lists for 2 histories"):
+        recommender.recommend([[0], [1]], 3, exclude=[[0]])
+    with pytest.raises(DataError, match="k must be at least 1, found 0"):
+        recommender.recommend([[0]], 0)
+
+
+@pytest.mark.parametrize("name", [name for name in BASELINES if name != "sasrec"])
+def test_held_out_items_teach_nothing(name):
+    """What a baseline without early stopping learns is the same whatever the valid and test items are."""
+    first, second = (RECOMMENDERS[name](make_dataset(last)).recommend([[0, 1, 2]], 9) for last in ((7, 6), (8, 3)))
+    np.testing.assert_array_equal(first.score, second.score)
