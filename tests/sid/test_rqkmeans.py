@@ -47,6 +47,16 @@ def test_every_further_level_lowers_the_error():
     assert errors[0] > errors[1] > errors[2]
 
 
+def test_restarts_and_iterations_lower_the_error_of_a_level():
+    x = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
+
+    def error(**settings):
+        quantizer = RQKMeans((20,), **settings).fit(x, np.random.default_rng(1))
+        return reconstruction(quantizer.encode(x), x, quantizer)["mse"]
+
+    assert error(num_restarts=10) < error(num_restarts=1) < error(num_restarts=1, num_iterations=1)
+
+
 def test_given_codes_are_explained_by_the_means_of_their_items():
     x = np.array([[1.0], [3.0], [10.0]], dtype=np.float32)
     codes = np.array([[0, 0], [0, 1], [2, 1]])
@@ -62,5 +72,7 @@ def test_impossible_settings_are_refused():
         RQKMeans(())
     with pytest.raises(ConfigError, match="at least one level of one code"):
         RQKMeans((4, 0))
-    with pytest.raises(ConfigError, match="num_iterations must be at least 1"):
+    with pytest.raises(ConfigError, match="num_iterations 0, num_restarts 5: expected at least 1 of each"):
         RQKMeans((4,), num_iterations=0)
+    with pytest.raises(ConfigError, match="num_iterations 25, num_restarts 0"):
+        RQKMeans((4,), num_restarts=0)

@@ -141,7 +141,8 @@ def test_config_comes_from_yaml_values_and_refuses_nonsense():
     assert config == TokenizeConfig(codebook_sizes=(64, 64), collisions="share")
     for values, message in [
         ({"codebook_sizes": []}, "at least one level"),
-        ({"num_iterations": 0}, "num_iterations must be at least 1"),
+        ({"num_iterations": 0}, "num_iterations 0, num_restarts 5: expected at least 1 of each"),
+        ({"num_restarts": 0}, "num_restarts 0"),
         ({"quantizer": "magic"}, "quantizer"),
         ({"levels": 3}, "unknown key levels"),
     ]:

@@ -89,7 +89,11 @@ def reconstruction(
     ``mse`` = mean of (x − x̂)² over items and dimensions; ``relative`` = Σ‖x − x̂‖² / Σ‖x − mean‖², the share of
     the variance that the codes do not explain (null where the vectors do not vary).
     """
-    vectors = x.astype(np.float64)
-    squared_error = float(np.square(vectors - quantizer.decode(codes)).sum())
-    variance = float(np.square(vectors - vectors.mean(axis=0)).sum())
-    return {"mse": squared_error / vectors.size, "relative": squared_error / variance if variance > 0 else None}
+    squared_error = _sum_of_squares(x - quantizer.decode(codes))
+    variance = _sum_of_squares(x - x.mean(axis=0, dtype=np.float64).astype(x.dtype))
+    return {"mse": squared_error / x.size, "relative": squared_error / variance if variance > 0 else None}
+
+
+def _sum_of_squares(x: Float[np.ndarray, "N D"]) -> float:
+    """Returns Σ x², summed in float64 without a float64 copy of ``x``."""
+    return float(np.einsum("nd,nd->", x, x, dtype=np.float64))

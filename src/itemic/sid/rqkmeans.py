@@ -25,24 +25,28 @@ class RQKMeans:
 
     kind: ClassVar[str] = "rqkmeans"
 
-    def __init__(self, codebook_sizes: Sequence[int], *, num_iterations: int = 25) -> None:
+    def __init__(self, codebook_sizes: Sequence[int], *, num_iterations: int = 25, num_restarts: int = 5) -> None:
         """Keeps the settings; ``fit`` or ``from_codes`` makes the codebooks.
 
         Args:
             codebook_sizes: Number of codes of each level, coarse first.
             num_iterations: Lloyd iterations a level.
+            num_restarts: How often each level starts from other items as centroids; the least error wins.
 
         Raises:
-            ConfigError: if there is no level, a codebook without a code, or no iteration.
+            ConfigError: if there is no level, a codebook without a code, no iteration or no start.
         """
         if not codebook_sizes or min(codebook_sizes) < 1:
             raise ConfigError(
                 f"codebook sizes {tuple(codebook_sizes)}: expected at least one level of one code or more"
             )
-        if num_iterations < 1:
-            raise ConfigError(f"num_iterations must be at least 1, found {num_iterations}")
+        if num_iterations < 1 or num_restarts < 1:
+            raise ConfigError(
+                f"num_iterations {num_iterations}, num_restarts {num_restarts}: expected at least 1 of each"
+            )
         self._sizes = tuple(int(size) for size in codebook_sizes)
         self._num_iterations = num_iterations
+        self._num_restarts = num_restarts
         self._codebooks: tuple[np.ndarray, ...] = ()
 
     @property
@@ -68,7 +72,7 @@ class RQKMeans:
         residual = np.array(x, dtype=np.float32)
         codebooks = []
         for size in track(self._sizes, "learning codebooks"):
-            centroids = _kmeans(residual, size, self._num_iterations, seed=int(rng.integers(2**31)))
+            centroids = _kmeans(residual, size, self._num_iterations, self._num_restarts, seed=int(rng.integers(2**31)))
             codebooks.append(centroids)
             residual -= centroids[_squared_distances(residual, centroids).argmin(axis=1)]
         self._codebooks = tuple(codebooks)
@@ -116,8 +120,12 @@ class RQKMeans:
     def save(self, path: Path) -> None:
         """Writes ``codebook_0``, ``codebook_1`` ... as safetensors."""
         arrays = {f"codebook_{level}": centroids for level, centroids in enumerate(self._fitted())}
-        settings = json.dumps({"codebook_sizes": self._sizes, "num_iterations": self._num_iterations})
-        write_arrays(path, arrays, {"kind": self.kind, "settings": settings})
+        settings = {
+            "codebook_sizes": self._sizes,
+            "num_iterations": self._num_iterations,
+            "num_restarts": self._num_restarts,
+        }
+        write_arrays(path, arrays, {"kind": self.kind, "settings": json.dumps(settings)})
 
     @classmethod
     def load(cls, path: Path) -> "RQKMeans":
@@ -146,14 +154,21 @@ class RQKMeans:
         return self._codebooks
 
 
-def _kmeans(x: Float[np.ndarray, "N D"], num_codes: int, num_iterations: int, *, seed: int) -> Float[np.ndarray, "K D"]:
-    """Returns ``num_codes`` centroids; empty clusters are refilled by splitting large ones."""
+def _kmeans(
+    x: Float[np.ndarray, "N D"], num_codes: int, num_iterations: int, num_restarts: int, *, seed: int
+) -> Float[np.ndarray, "K D"]:
+    """Returns ``num_codes`` centroids; empty clusters are refilled by splitting large ones.
+
+    It starts from random items and keeps the best of some runs. On residuals one run often ends with nearly all items
+    on one code. k-means++ is no cure: it starts from the outliers, which then keep a code each.
+    """
     import faiss
 
     kmeans = faiss.Kmeans(
         x.shape[1],
         num_codes,
         niter=num_iterations,
+        nredo=num_restarts,
         seed=seed,
         # Few points a code are normal for a catalogue; without this faiss complains on stderr.
         min_points_per_centroid=1,

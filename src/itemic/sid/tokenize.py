@@ -39,6 +39,9 @@ class TokenizeConfig:
     """Codes a level, coarse first; no level may have more codes than there are items. Default: MiniOneRec, 3 x 256."""
     num_iterations: int = 25
     """k-means iterations a level. Default: faiss."""
+    num_restarts: int = 5
+    """k-means runs a level, of which the one with the least error is kept. Default: by measurement, with 1 some seeds
+    leave a level nearly unused."""
     collisions: Literal["unique", "share"] = "unique"
     """Whether items on one SID are given SIDs of their own, or share it (metrics then use the expected rank)."""
     spelling: Literal["plain", "wrapped"] = "plain"
@@ -47,8 +50,10 @@ class TokenizeConfig:
     def __post_init__(self) -> None:
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:
             raise ConfigError(f"codebook_sizes {self.codebook_sizes}: expected at least one level of one code or more")
-        if self.num_iterations < 1:
-            raise ConfigError(f"num_iterations must be at least 1, found {self.num_iterations}")
+        if self.num_iterations < 1 or self.num_restarts < 1:
+            raise ConfigError(
+                f"num_iterations {self.num_iterations}, num_restarts {self.num_restarts}: expected at least 1 of each"
+            )
 
 
 def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False) -> StageResult:
@@ -72,7 +77,9 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
             quantizer = None if x is None else RQKMeans.from_codes(x, codes, config.codebook_sizes)
         else:
             assert x is not None
-            quantizer = RQKMeans(config.codebook_sizes, num_iterations=config.num_iterations)
+            quantizer = RQKMeans(
+                config.codebook_sizes, num_iterations=config.num_iterations, num_restarts=config.num_restarts
+            )
             codes = quantizer.fit(x, derive_rng(seed, "tokenize")).encode(x)
         catalog = Catalog(
             codes=_settle(codes, x, quantizer, config),
