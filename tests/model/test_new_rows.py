@@ -78,7 +78,7 @@ def test_text_rows_lie_within_the_old_rows(data):
     assert (rows[used] >= old.min(dim=0).values - 1e-4).all()
 
 
-def test_codebook_rows_have_the_old_mean_and_spread_at_every_level():
+def test_codebook_rows_have_the_old_mean_and_half_its_spread_at_every_level():
     spelling = Spelling(style="wrapped", codebook_sizes=(64, 64))
     coarse = rng(1).normal(5.0, 4.0, (64, 12))
     fine = rng(2).normal(0.0, 0.1, (64, 12))
@@ -88,7 +88,7 @@ def test_codebook_rows_have_the_old_mean_and_spread_at_every_level():
     for level in (rows[:64], rows[64:128]):
         torch.testing.assert_close(level.mean(dim=0), old.mean(dim=0), atol=1e-4, rtol=1e-4)
         standardised = (level - old.mean(dim=0)) / old.std(dim=0, correction=0)
-        torch.testing.assert_close(standardised.square().mean(), torch.tensor(1.0))
+        torch.testing.assert_close(standardised.square().mean(), torch.tensor(1 / 4))
     assert torch.equal(rows[128:], mean_rows(old, spelling, rng())[128:])
 
 

@@ -20,13 +20,14 @@ RowInit = Callable[[Tensor, Spelling, np.random.Generator], Tensor]
 """From the old rows (V, D), the spelling and an rng to the new rows (n, D)."""
 
 _NOISE = 0.1
+_CODEBOOK_SPREAD = 0.5
 
 
 def mean_rows(table: Float[Tensor, "V D"], spelling: Spelling, rng: np.random.Generator) -> Float[Tensor, "n D"]:
     """Returns the mean of the old rows plus a tenth of their spread as Gaussian noise.
 
-    At the mean a new token takes little probability from the old ones, whatever the hidden state (Hewitt 2021, "
-    Initializing new word embeddings"); the noise tells the new tokens apart from the first step on.
+    At the mean a new token takes little probability from the old ones, whatever the hidden state (Hewitt 2021,
+    "Initializing new word embeddings"); the noise tells the new tokens apart from the first step on.
     """
     noise = rng.standard_normal((len(spelling.tokens()), table.shape[1]), dtype=np.float32)
     return table.mean(dim=0) + _NOISE * table.std(dim=0, correction=0) * torch.from_numpy(noise).to(table)
@@ -80,12 +81,13 @@ def codebook_rows(
     *,
     codebooks: Sequence[Float[np.ndarray, "_ d"]],
 ) -> Float[Tensor, "n D"]:
-    """Returns the codebook vectors, centred a level, projected to D dimensions at the old rows' mean and spread.
+    """Returns the codebook vectors, centred a level, projected to D dimensions around the old rows' mean.
 
-    row = mean + std * (c P / rms(c P)) with one Gaussian P for all levels: by Johnson and Lindenstrauss codes that are
-    near in the item space stay near, and a residual keeps its direction relative to the level above. The division is a
-    level's own, because residuals shrink from level to level and vocabulary rows do not. Wrapper tokens get
-    :func:`mean_rows`.
+    row = mean + std / 2 * c P / rms(c P) with one Gaussian P for all levels: by Johnson and Lindenstrauss codes that
+    are near in the item space stay near, and a residual keeps its direction relative to the level above. The division is a
+    level's own, because residuals shrink from level to level and vocabulary rows do not. Half the spread, because in a
+    tied head rows of all of it draw probability from the words: on English text 768 such rows took 18% a token from
+    SmolLM2-135M (97% at worst), rows of half of it 0.04%. Wrapper tokens get :func:`mean_rows`.
 
     Args:
         table: Old rows.
@@ -108,7 +110,9 @@ def codebook_rows(
         projected = (codebook - codebook.mean(axis=0)) @ projection
         rms = float(np.sqrt(np.mean(projected**2)))
         if rms > 0:
-            rows[first : first + len(codebook)] = mean + std * torch.from_numpy(projected / rms).to(table)
+            rows[first : first + len(codebook)] = mean + _CODEBOOK_SPREAD * std * torch.from_numpy(projected / rms).to(
+                table
+            )
         first += len(codebook)
     return rows
 
