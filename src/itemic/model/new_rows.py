@@ -84,10 +84,10 @@ def codebook_rows(
     """Returns the codebook vectors, centred a level, projected to D dimensions around the old rows' mean.
 
     row = mean + std / 2 * c P / rms(c P) with one Gaussian P for all levels: by Johnson and Lindenstrauss codes that
-    are near in the item space stay near, and a residual keeps its direction relative to the level above. The division is a
-    level's own, because residuals shrink from level to level and vocabulary rows do not. Half the spread, because in a
-    tied head rows of all of it draw probability from the words: on English text 768 such rows took 18% a token from
-    SmolLM2-135M (97% at worst), rows of half of it 0.04%. Wrapper tokens get :func:`mean_rows`.
+    are near in the item space stay near, and a residual keeps its direction relative to the level above. The division
+    is a level's own, because residuals shrink from level to level and vocabulary rows do not. Half the spread, because
+    in a tied head rows of all of it draw probability from the words: on English text 768 such rows took 18% a token
+    from SmolLM2-135M (97% at worst), rows of half of it 0.04%. Wrapper tokens get :func:`mean_rows`.
 
     Args:
         table: Old rows.
