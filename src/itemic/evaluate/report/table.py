@@ -1,0 +1,69 @@
+"""The metrics as a table for the terminal; knows ``metrics.json`` as a mapping, and no file."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from itemic.evaluate.report.focus import pick_cutoff, ranked_names
+from itemic.evaluate.report.formats import write_count, write_metric, write_number, write_percent
+
+__all__ = ["metrics_table"]
+
+_WITH_INTERVAL = ("NDCG", "HR")
+
+
+def metrics_table(metrics: Mapping[str, Any], cutoff: int | None = None) -> Table:
+    """Returns the recommenders with their metrics at one cut-off, the highest NDCG first, each column's best in bold.
+
+    It fits 80 columns: the report has what is left out here. Coverage has no best; the share of invalid slots is
+    shown only where some recommender has any.
+
+    Args:
+        metrics: ``metrics.json``.
+        cutoff: Cut-off of every metric; None takes 10 or, where that was not evaluated, the largest.
+
+    Raises:
+        ArtifactError: if there is no recommender.
+        ConfigError: if the cut-off was not evaluated.
+    """
+    cutoff = pick_cutoff(metrics, cutoff)
+    names = ranked_names(metrics, cutoff)
+    entries = [metrics["recommenders"][name] for name in names]
+    scores = [entry["metrics"] for entry in entries]
+    columns = {f"{name}@{cutoff}": _rank_cells(scores, f"{name}@{cutoff}") for name in ("NDCG", "HR", "MRR")}
+    columns["Coverage"] = [Text(write_percent(one[f"Coverage@{cutoff}"]["value"])) for one in scores]
+    if any(one[f"Invalid@{cutoff}"]["value"] for one in scores):
+        columns["Invalid"] = [Text(write_percent(one[f"Invalid@{cutoff}"]["value"])) for one in scores]
+    columns["users/s"] = [Text(write_number(entry.get("users_per_s"))) for entry in entries]
+    table = Table(box=box.SIMPLE_HEAD, caption=_caption(metrics), caption_justify="left", caption_style="dim")
+    table.add_column("Recommender", no_wrap=True)
+    for head in columns:
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, cells in zip(names, zip(*columns.values(), strict=True), strict=True):
+        table.add_row(Text(name), *cells)
+    return table
+
+
+def _rank_cells(scores: list[Mapping[str, Any]], label: str) -> list[Text]:
+    best = max(one[label]["value"] for one in scores)
+    shows_interval = label.partition("@")[0] in _WITH_INTERVAL
+    return [_rank_cell(one[label], best, shows_interval=shows_interval) for one in scores]
+
+
+def _rank_cell(one: Mapping[str, Any], best: float, *, shows_interval: bool) -> Text:
+    cell = Text()
+    cell.append(write_metric(one["value"]), style="bold" if one["value"] == best else "")
+    if shows_interval and one.get("low") is not None:
+        half = max(one["high"] - one["value"], one["value"] - one["low"])
+        cell.append(f" ±{half:.4f}".replace("±0.", "±."), style="dim")
+    return cell
+
+
+def _caption(metrics: Mapping[str, Any]) -> str:
+    protocol = metrics["protocol"]
+    words = f"{write_count(protocol['num_examples'])} {protocol['split']} examples, every one ranked against "
+    words += f"{write_count(protocol['num_candidates'])} items"
+    return f"{words}; ± is the wider half of the {protocol['confidence']:.0%} interval"

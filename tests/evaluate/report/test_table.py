@@ -1,0 +1,54 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from itemic.core.errors import ConfigError
+from itemic.core.files import read_json
+from itemic.core.run import Run
+from itemic.evaluate.report import metrics_table
+from itemic.evaluate.report.formats import write_metric
+
+
+def _render(metrics: dict, width: int = 80, **options: int) -> tuple[str, str]:
+    plain, styled = io.StringIO(), io.StringIO()
+    table = metrics_table(metrics, **options)
+    Console(file=plain, width=width, color_system=None).print(table)
+    Console(file=styled, width=width, force_terminal=True, color_system="standard").print(table)
+    return plain.getvalue(), styled.getvalue()
+
+
+def test_recommenders_stand_by_ndcg_with_the_best_in_bold(whole_run: Run) -> None:
+    metrics = read_json(whole_run.path("metrics.json"))
+    plain, styled = _render(metrics)
+    scores = {name: entry["metrics"]["NDCG@10"]["value"] for name, entry in metrics["recommenders"].items()}
+    order = sorted(scores, key=lambda name: -scores[name])
+    assert [name for line in plain.splitlines() for name in order if line.strip().startswith(name)] == order
+    assert f"\x1b[1m{write_metric(scores[order[0]])}" in styled
+    assert "±" in plain
+
+
+def test_it_fits_a_terminal_of_eighty_columns(whole_run: Run) -> None:
+    plain, _ = _render(read_json(whole_run.path("metrics.json")))
+    assert "…" not in plain
+    assert max(map(len, plain.splitlines())) <= 80
+
+
+def test_slots_without_an_item_are_shown_where_there_are_any(whole_run: Run) -> None:
+    metrics = read_json(whole_run.path("metrics.json"))
+    assert "Invalid" not in _render(metrics)[0]
+    metrics["recommenders"]["EASE"]["metrics"]["Invalid@10"]["value"] = 0.25
+    assert "25.0%" in _render(metrics, width=100)[0]
+
+
+def test_another_cutoff_can_be_asked_for(whole_run: Run) -> None:
+    metrics = read_json(whole_run.path("metrics.json"))
+    assert "NDCG@5" in _render(metrics, cutoff=5)[0]
+    with pytest.raises(ConfigError, match="cutoff 7"):
+        metrics_table(metrics, 7)
+
+
+def test_a_name_is_no_markup(whole_run: Run) -> None:
+    metrics = read_json(whole_run.path("metrics.json"))
+    metrics["recommenders"]["[bold]x[/bold]"] = metrics["recommenders"].pop("EASE")
+    assert "[bold]x[/bold]" in _render(metrics, width=100)[0]
