@@ -1,3 +1,43 @@
-"""Generative recommendation: from an interaction log and a catalogue to recommendations."""
+"""Generative recommendation: from an interaction log and a catalogue to recommendations.
+
+Items become short semantic IDs, a language model learns to speak them, and constrained decoding returns only real,
+allowed items. The names below are the public door; they load what they need when they are first used, because torch
+and transformers take seconds to import.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from itemic.inference import RecommendedItem, TrainedRun, load_trained
+    from itemic.pipeline import run_recipe, run_stage
+    from itemic.recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Recipe",
+    "RecommendedItem",
+    "TrainedRun",
+    "load_recipe",
+    "load_trained",
+    "run_recipe",
+    "run_stage",
+]
+
+_HOMES = {
+    "RecommendedItem": "itemic.inference",
+    "Recipe": "itemic.recipe",
+    "TrainedRun": "itemic.inference",
+    "load_recipe": "itemic.recipe",
+    "load_trained": "itemic.inference",
+    "run_recipe": "itemic.pipeline",
+    "run_stage": "itemic.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Returns a public name from its home, imported now."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'itemic' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

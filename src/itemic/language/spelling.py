@@ -113,7 +113,7 @@ class SidTokens:
     """Token ids of a spelling in one tokenizer."""
 
     spelling: Spelling
-    level_ids: tuple[Int[np.ndarray, "K"], ...]
+    level_ids: tuple[Int[np.ndarray, "_"], ...]
     """For each level the token id of every code."""
     opening_ids: tuple[int, ...]
     closing_ids: tuple[int, ...]

@@ -28,7 +28,7 @@ from itemic.language.prompts import PROMPT_VERSION, Renderer
 from itemic.language.spelling import Spelling
 from itemic.language.tasks import ItemTexts, check_tasks
 from itemic.model.adapters import LoraConfig, add_lora, freeze_backbone, merge_adapters
-from itemic.model.backbone import DecoderConfig, load_backbone, make_decoder, make_sid_tokenizer
+from itemic.model.backbone import DecoderConfig, checkpoint_activations, load_backbone, make_decoder, make_sid_tokenizer
 from itemic.model.new_rows import RowInit, codebook_rows, mean_rows, text_rows
 from itemic.model.sid_model import SidModel
 from itemic.model.vocabulary import expand_vocabulary
@@ -201,7 +201,7 @@ def _make_model(
         tokenizer = make_sid_tokenizer(spelling)
         network = make_decoder(config.decoder, len(tokenizer), rng).to(device)
     if config.training.gradient_checkpointing:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(network)
     return SidModel(
         network,
         tokenizer,

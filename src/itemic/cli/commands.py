@@ -1,0 +1,182 @@
+"""One thin function a command."""
+
+import argparse
+import functools
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from itemic.core.errors import ConfigError
+
+__all__ = ["COMMANDS"]
+
+
+def _run(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="itemic run", description="Run all stages of a recipe.")
+    parser.add_argument("recipe", type=Path, help="YAML file")
+    parser.add_argument("changes", nargs="*", help="changes such as sft.training.epochs=3")
+    parser.add_argument("--run", type=Path, help="run folder instead of the recipe's")
+    parser.add_argument("--stages", nargs="+", default=[], help="only these stages")
+    parser.add_argument("--force", action="store_true", help="run even what is unchanged")
+    parser.add_argument("--json", action="store_true", help="print results as JSON")
+    arguments = parser.parse_args(argv)
+    from itemic.pipeline import run_recipe
+    from itemic.recipe import load_recipe, with_run
+
+    recipe = with_run(load_recipe(arguments.recipe, tuple(arguments.changes)), arguments.run)
+    results = run_recipe(recipe, stages=arguments.stages, force=arguments.force)
+    if arguments.json:
+        _print_json({result.name: result.metrics for result in results})
+        return
+    folder = Path(recipe.run)
+    if any(result.name == "evaluate" for result in results):
+        _print_metrics(folder)
+    if any(result.name == "report" for result in results):
+        print(f"report: {folder / 'report.html'}")
+
+
+def _stage(name: str, argv: list[str]) -> None:
+    """Runs one stage: flags over the recipe, the recipe over what the run folder remembers."""
+    parser = argparse.ArgumentParser(prog=f"itemic {name}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--recipe", type=Path)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--force", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    known, rest = parser.parse_known_args(argv)
+    from itemic.pipeline import run_stage
+    from itemic.recipe import with_run
+
+    recipe = _stage_recipe(name, known, rest)
+    if known.seed is not None:
+        recipe = replace(recipe, seed=known.seed)
+    recipe = with_run(recipe, known.run)
+    result = run_stage(recipe, name, force=known.force)
+    if known.json:
+        _print_json(result.metrics)
+    elif name == "evaluate":
+        _print_metrics(Path(recipe.run))
+    elif name == "report":
+        print(f"report: {Path(recipe.run) / 'report.html'}")
+    else:
+        _print_figures(name, result.metrics)
+
+
+def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
+    """Returns the recipe whose section ``name`` has the flags in it."""
+    import tyro
+
+    from itemic.data.prepare import PrepareConfig
+    from itemic.recipe import Recipe, load_recipe
+
+    path = known.recipe or (known.run / "recipe.yaml" if known.run else None)
+    help_only = "-h" in rest or "--help" in rest
+    common = (
+        "Besides the flags below: --run FOLDER, --recipe FILE (default: FOLDER/recipe.yaml), --seed N, --force, --json."
+    )
+    parse = functools.partial(tyro.cli, prog=f"itemic {name}", description=common, args=rest)
+    if path is not None and path.is_file() and not help_only:
+        recipe = load_recipe(path)
+        section = getattr(recipe, name)
+        if section is None:
+            raise ConfigError(f"{path}: has no section {name}")
+        return replace(recipe, **{name: parse(type(section), default=section)})
+    if name == "prepare":
+        return Recipe(prepare=parse(PrepareConfig))
+    if help_only:
+        types = {field.name: field.default_factory for field in fields(Recipe)}
+        parse(types["sft" if name == "align" else name])
+    raise ConfigError(f"expected --recipe FILE, or --run with a folder in which itemic {name} can find recipe.yaml")
+
+
+def _recommend(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="itemic recommend", description="Recommend items after one history.")
+    parser.add_argument("--run", type=Path, required=True, help="run folder with a trained model")
+    parser.add_argument("--history", nargs="*", default=[], help="item ids or titles, oldest first")
+    parser.add_argument("--k", type=int, default=10, help="number of items")
+    parser.add_argument("--exclude", nargs="+", default=[], help="ids or titles that must not appear")
+    parser.add_argument("--allow", nargs="+", help="the only ids or titles that may appear")
+    parser.add_argument("--num-beams", type=int, default=50)
+    parser.add_argument("--json", action="store_true", help="print results as JSON")
+    arguments = parser.parse_args(argv)
+    from itemic.inference import load_trained
+
+    trained = load_trained(arguments.run, num_beams=arguments.num_beams)
+    found = trained.recommend(arguments.history, arguments.k, exclude=arguments.exclude, allow=arguments.allow)
+    if arguments.json:
+        _print_json([asdict(item) for item in found])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("rank", "id", "title", "SID", "probability")
+    for item in found:
+        table.add_row(str(item.rank), item.item_id, item.title, item.sid, f"{item.probability:.4f}")
+    Console().print(table)
+    if len(found) < arguments.k:
+        print(f"only {len(found)} of {arguments.k} items are allowed and were reached", file=sys.stderr)
+
+
+def _compare(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="itemic compare", description="Paired test between two rankings.")
+    parser.add_argument("first", type=Path, help="rankings/<name>.parquet of one run")
+    parser.add_argument("second", type=Path, help="rankings/<name>.parquet of the other")
+    parser.add_argument("--metric", default="NDCG@10")
+    arguments = parser.parse_args(argv)
+    from itemic.evaluate.significance import compare_runs
+
+    _print_json(asdict(compare_runs(arguments.first, arguments.second, arguments.metric)))
+
+
+def _export(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="itemic export", description="Write a run's dataset and SIDs.")
+    parser.add_argument("--run", type=Path, required=True, help="run folder with a dataset and a catalog")
+    parser.add_argument("--to", choices=["minionerec"], required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--category", default="Items", help="how the files are named")
+    arguments = parser.parse_args(argv)
+    from itemic.core.dataset import Dataset
+    from itemic.core.run import Run
+    from itemic.data.export import export_minionerec
+    from itemic.language.spelling import Spelling
+    from itemic.sid.catalog import Catalog
+
+    run = Run(arguments.run)
+    dataset = Dataset.load(run.require("dataset", "prepare"))
+    catalog = Catalog.load(run.require("catalog", "tokenize"))
+    spelling = Spelling.of("plain", catalog.codebook_sizes)
+    for path in export_minionerec(dataset, catalog.codes, spelling.token, arguments.out, arguments.category):
+        print(path)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_figures(name: str, figures: dict[str, Any]) -> None:
+    print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in figures.items() if not isinstance(value, dict)))
+
+
+def _print_metrics(folder: Path) -> None:
+    from rich.console import Console
+
+    from itemic.core.files import read_json
+    from itemic.evaluate.report.table import metrics_table
+
+    Console().print(metrics_table(read_json(folder / "metrics.json")))
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "run": _run,
+    **{
+        name: functools.partial(_stage, name)
+        for name in ("prepare", "embed", "tokenize", "align", "sft", "evaluate", "report")
+    },
+    "recommend": _recommend,
+    "compare": _compare,
+    "export": _export,
+}
+"""Every command by name."""

@@ -1,0 +1,129 @@
+"""A trained run, ready to recommend: dataset, catalog and model of a run folder behind ids and titles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from itemic.core.allocator import tune_allocator
+from itemic.core.dataset import Dataset
+from itemic.core.device import pick_device
+from itemic.core.errors import ArtifactError, DataError
+from itemic.core.run import Run
+from itemic.data.lookup import find_items
+from itemic.decode.beam import Normalization
+from itemic.decode.recommender import LanguageModelRecommender, top_probabilities
+from itemic.language.prompts import PROMPT_VERSION, Renderer
+from itemic.model.sid_model import SidModel
+from itemic.sid.catalog import Catalog
+
+__all__ = ["RecommendedItem", "TrainedRun", "load_trained"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendedItem:
+    """One line of an answer."""
+
+    rank: int
+    item_id: str
+    title: str
+    sid: str
+    probability: float
+    """Of the item's semantic ID among all in the catalog, given the history."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """What a finished run can do."""
+
+    dataset: Dataset
+    catalog: Catalog
+    renderer: Renderer
+    recommender: LanguageModelRecommender
+
+    def recommend(
+        self, history: Sequence[str], k: int = 10, *, exclude: Sequence[str] = (), allow: Sequence[str] | None = None
+    ) -> list[RecommendedItem]:
+        """Returns the best items after a history, best first; fewer than ``k`` where fewer are allowed.
+
+        Items of the history are left out where the dataset holds no repeats.
+
+        Args:
+            history: Item ids or titles, oldest first; may be empty.
+            k: Number of items.
+            exclude: Ids or titles that must not appear.
+            allow: The only ids or titles that may appear; None allows the whole catalogue.
+
+        Raises:
+            DataError: if an id or title is not in the catalogue; the nearest titles are named.
+        """
+        items = self.dataset.items
+        past = find_items(items, history)
+        forbidden = find_items(items, exclude) + ([] if self.dataset.keeps_repeats else past)
+        allowed = None if allow is None else [find_items(items, allow)]
+        if k < 1:
+            raise DataError(f"k must be at least 1, found {k}")
+        lists = self.recommender.recommend([past], k, exclude=[forbidden], allow=allowed)
+        found = zip(lists.item_index[0].tolist(), top_probabilities(lists)[0].tolist(), strict=True)
+        return [
+            RecommendedItem(
+                rank=rank,
+                item_id=items["item_id"][index],
+                title=items["title"][index] or "",
+                sid=self.renderer.sid_text(index),
+                probability=probability,
+            )
+            for rank, (index, probability) in enumerate(found, start=1)
+            if index >= 0
+        ]
+
+
+def load_trained(
+    folder: Path | str,
+    *,
+    num_beams: int = 50,
+    normalize: Normalization = "legal",
+    batch_size: int = 16,
+    device: str = "auto",
+) -> TrainedRun:
+    """Returns a run's dataset, catalog and model, ready to recommend.
+
+    Args:
+        folder: A run folder in which the stages up to ``sft`` are done.
+        num_beams: Beam width.
+        normalize: What scores are normalised over.
+        batch_size: Prompts decoded at once.
+        device: Where to compute.
+
+    Raises:
+        ArtifactError: if an artefact is missing, or the model was trained with other prompts than these.
+        CatalogError: if the model was trained on another catalog.
+    """
+    tune_allocator()
+    run = Run(Path(folder))
+    dataset = Dataset.load(run.require("dataset", "prepare"))
+    catalog = Catalog.load(run.require("catalog", "tokenize"))
+    model = SidModel.load(run.require("model", "sft"), pick_device(device))
+    if model.prompt_version != PROMPT_VERSION:
+        raise ArtifactError(
+            f"{run.path('model')}: trained with prompts of version {model.prompt_version}, this itemic has "
+            f"{PROMPT_VERSION}; train it again"
+        )
+    renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
+    max_history = _max_history(run)
+    recommender = LanguageModelRecommender(
+        model,
+        catalog,
+        lambda history: renderer.next_item_prompt(history[-max_history:]),
+        num_beams=num_beams,
+        normalize=normalize,
+        batch_size=batch_size,
+    )
+    return TrainedRun(dataset, catalog, renderer, recommender)
+
+
+def _max_history(run: Run) -> int:
+    """Returns the longest history the model was trained with; longer ones are cut to their last items."""
+    entry = run.manifest()["stages"].get("sft")
+    if entry is None:
+        raise ArtifactError(f"{run.manifest_path}: no entry for sft; run itemic sft again")
+    return int(entry["config"]["max_history"])

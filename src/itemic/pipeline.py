@@ -1,0 +1,144 @@
+"""All stages in order over one run folder: what is unchanged is skipped, what was killed goes on.
+
+Each stage is a function elsewhere; here they only get their config and what they need of each other.
+"""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from itemic.baselines import fit_baseline
+from itemic.core.config import config_to_mapping
+from itemic.core.dataset import Dataset
+from itemic.core.errors import ConfigError
+from itemic.core.files import atomic_path
+from itemic.core.ranking import Recommender
+from itemic.core.run import Run, StageResult
+from itemic.data.prepare import prepare
+from itemic.embed.embed import embed
+from itemic.evaluate.evaluate import evaluate_all
+from itemic.evaluate.report.report import report
+from itemic.inference import load_trained
+from itemic.recipe import ComparisonConfig, Recipe, recipe_values
+from itemic.sid.tokenize import tokenize
+from itemic.train.sft import align, sft
+
+__all__ = ["STAGES", "evaluate", "run_recipe", "run_stage"]
+
+log = logging.getLogger("itemic")
+
+_RECIPE_NAME = "recipe.yaml"
+
+
+def evaluate(config: ComparisonConfig, run: Run, *, seed: int, force: bool = False) -> StageResult:
+    """Returns the stage's result after writing ``metrics.json`` and ``rankings/`` for the model and the baselines.
+
+    Raises:
+        ArtifactError: if the dataset, the catalog or the model is missing.
+        ConfigError: if a baseline does not exist.
+    """
+    inputs = {
+        "dataset": run.require("dataset", "prepare"),
+        "catalog": run.require("catalog", "tokenize"),
+        "model": run.require("model", "sft"),
+    }
+
+    def work() -> dict[str, Any]:
+        dataset = Dataset.load(inputs["dataset"])
+        trained = load_trained(
+            run.folder,
+            num_beams=config.num_beams,
+            normalize=config.normalize,
+            batch_size=config.decode_batch_size,
+        )
+        recommenders: list[Recommender] = [trained.recommender]
+        fit_s = {}
+        for name in config.baselines:
+            started = time.perf_counter()
+            recommenders.append(fit_baseline(name, dataset, seed=seed))
+            fit_s[recommenders[-1].name] = round(time.perf_counter() - started, 3)
+            log.info("fitted %s in %.1f s", recommenders[-1].name, fit_s[recommenders[-1].name])
+        figures = evaluate_all(recommenders, dataset, config, run.folder, seed, fit_s=fit_s)
+        headline = (f"HR@{config.headline_cutoff}", f"NDCG@{config.headline_cutoff}")
+        return {
+            name: {label: round(entry["metrics"][label]["value"], 5) for label in headline}
+            for name, entry in figures["recommenders"].items()
+        }
+
+    return run.stage(
+        "evaluate",
+        work,
+        config=config_to_mapping(config),
+        inputs=inputs,
+        outputs=["metrics.json", "rankings"],
+        seed=seed,
+        force=force,
+    )
+
+
+def _sft(recipe: Recipe, run: Run, force: bool) -> StageResult:
+    return sft(recipe.sft, run, seed=recipe.seed, start="align/model" if recipe.align else "", force=force)
+
+
+def _align(recipe: Recipe, run: Run, force: bool) -> StageResult:
+    if recipe.align is None:
+        raise ConfigError("align: the recipe has no section align")
+    return align(recipe.align, run, seed=recipe.seed, force=force)
+
+
+STAGES: dict[str, Callable[[Recipe, Run, bool], StageResult]] = {
+    "prepare": lambda recipe, run, force: prepare(recipe.prepare, run, seed=recipe.seed, force=force),
+    "embed": lambda recipe, run, force: embed(recipe.embed, run, seed=recipe.seed, force=force),
+    "tokenize": lambda recipe, run, force: tokenize(recipe.tokenize, run, seed=recipe.seed, force=force),
+    "align": _align,
+    "sft": _sft,
+    "evaluate": lambda recipe, run, force: evaluate(recipe.evaluate, run, seed=recipe.seed, force=force),
+    "report": lambda recipe, run, force: report(recipe.report, run, seed=recipe.seed, force=force),
+}
+"""Every stage by name, in the order of the road."""
+
+
+def run_stage(recipe: Recipe, name: str, *, force: bool = False) -> StageResult:
+    """Runs one stage of a recipe and keeps the recipe, all defaults written out, beside the artefacts.
+
+    Raises:
+        ItemicError: as the stage does.
+    """
+    run = Run(Path(recipe.run))
+    with atomic_path(run.path(_RECIPE_NAME)) as temporary:
+        temporary.write_text(yaml.safe_dump(recipe_values(recipe), sort_keys=False), encoding="utf-8")
+    return STAGES[name](recipe, run, force)
+
+
+def run_recipe(recipe: Recipe, *, stages: Sequence[str] = (), force: bool = False) -> list[StageResult]:
+    """Runs the stages of a recipe in order and returns their results.
+
+    Args:
+        recipe: What to do.
+        stages: Some of the stages; all of the recipe's where empty.
+        force: Runs even what is unchanged.
+
+    Raises:
+        ConfigError: if a stage does not exist.
+        ItemicError: as the stages do.
+    """
+    unknown = [name for name in stages if name not in STAGES]
+    if unknown:
+        raise ConfigError(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
+    wanted = [name for name in STAGES if (name in stages if stages else _is_in(recipe, name))]
+    return [run_stage(recipe, name, force=force) for name in wanted]
+
+
+def _is_in(recipe: Recipe, name: str) -> bool:
+    """Returns whether a recipe has a stage: all but align always, embed unless the SIDs need no vectors."""
+    if name == "align":
+        return recipe.align is not None
+    if name == "embed":
+        needs_vectors = recipe.tokenize.source == "embeddings" or recipe.tokenize.collisions == "unique"
+        return needs_vectors or recipe.sft.new_rows == "codebook"
+    return name in {field.name for field in dataclasses.fields(recipe)}

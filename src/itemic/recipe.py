@@ -1,0 +1,105 @@
+"""A recipe: one YAML file that holds every stage's config; knows what the stages are called, not what they do."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from itemic.core.config import config_from_mapping, config_to_mapping, read_yaml
+from itemic.core.errors import ConfigError
+from itemic.data.prepare import PrepareConfig
+from itemic.decode.beam import Normalization
+from itemic.embed.embed import EmbedConfig
+from itemic.evaluate.protocol import EvaluateConfig
+from itemic.evaluate.report.report import ReportConfig
+from itemic.sid.tokenize import TokenizeConfig
+from itemic.train.sft import SftConfig
+
+__all__ = ["ComparisonConfig", "Recipe", "load_recipe", "override"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonConfig(EvaluateConfig):
+    """The protocol, how the trained model is decoded, and what it is compared with."""
+
+    baselines: tuple[str, ...] = ("popularity", "repeat_last", "item_knn", "covisit_knn", "ease", "sasrec")
+    """Recommenders fitted to the same training part; none evaluates the model alone."""
+    num_beams: int = 50
+    """Beam width; 50 as in MiniOneRec's evaluation."""
+    normalize: Normalization = "legal"
+    """What scores are normalised over: the children in the trie, or the whole vocabulary (MiniOneRec)."""
+    decode_batch_size: int = 16
+    """Prompts decoded at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything from a source to a report."""
+
+    prepare: PrepareConfig
+    """From the source to the dataset."""
+    run: str = "runs/itemic"
+    """Folder of the run, relative to where the command is started."""
+    seed: int = 0
+    """From which every random stream is derived."""
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    """From item texts to vectors."""
+    tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
+    """From vectors to semantic IDs."""
+    align: SftConfig | None = None
+    """Training before ``sft``, of the SID rows alone say; left out by default."""
+    sft: SftConfig = field(default_factory=SftConfig)
+    """The model's training."""
+    evaluate: ComparisonConfig = field(default_factory=ComparisonConfig)
+    """Figures, beside the baselines'."""
+    report: ReportConfig = field(default_factory=ReportConfig)
+    """The page."""
+
+    def __post_init__(self) -> None:
+        if self.align is not None and self.align.backbone != self.sft.backbone:
+            raise ConfigError(f"align.backbone {self.align.backbone!r} is not sft.backbone {self.sft.backbone!r}")
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Returns the recipe in a YAML file.
+
+    Args:
+        path: The file.
+        overrides: Changes such as ``sft.training.epochs=3``, values written as in YAML.
+
+    Raises:
+        ConfigError: naming file and key where something is unknown, missing or of the wrong type.
+    """
+    values = read_yaml(path)
+    for change in overrides:
+        override(values, change)
+    return config_from_mapping(Recipe, values, source=str(path))
+
+
+def override(values: dict[str, Any], change: str) -> None:
+    """Sets ``a.b.c=value`` in nested mappings, in place; the value is read as YAML.
+
+    Raises:
+        ConfigError: if the change has no ``=``, or leads through something that is no mapping.
+    """
+    import yaml
+
+    key, equals, text = change.partition("=")
+    if not equals:
+        raise ConfigError(f"{change!r}: expected key=value, sft.training.epochs=3 say")
+    *parents, last = key.split(".")
+    inside = values
+    for parent in parents:
+        inside = inside.setdefault(parent, {})
+        if not isinstance(inside, dict):
+            raise ConfigError(f"{key}: {parent} holds a value, not further keys")
+    inside[last] = yaml.safe_load(text)
+
+
+def with_run(recipe: Recipe, run: Path | None) -> Recipe:
+    """Returns the recipe with another run folder, where one is given."""
+    return recipe if run is None else replace(recipe, run=run.as_posix())
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """Returns the recipe with every default written out, ready for YAML."""
+    return config_to_mapping(recipe)
