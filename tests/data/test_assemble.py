@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
@@ -67,6 +69,16 @@ def test_a_log_that_does_not_end_in_the_targets_is_refused():
         dataset_from_examples(raw(log=[*LOG[:-1], ("w", "d")]), max_history=10)
     with pytest.raises(DataError, match="user 'w': the last items"):
         dataset_from_examples(raw(log=[*LOG[:6], ("u", "b")]), max_history=10)
+
+
+def test_a_log_with_times_is_sorted_by_them():
+    source = raw(log=[*LOG[:-2], LOG[-1], LOG[-2]])
+    times = [1, 1, 2, 2, 3, 4, 1, 2, 5]
+    rows = source.interactions.rows.with_columns(pl.Series("time_us", times) * 10**6)
+    timed = replace(source, interactions=replace(source.interactions, rows=rows))
+    interactions = dataset_from_examples(timed, max_history=10).interactions
+    assert interactions.filter(pl.col("user_id") == "u")["item_index"].to_list() == [2, 0, 0, 1]
+    assert interactions["timestamp"].to_list() == [1, 2, 4, 1, 2, 3, 5, 1, 2]
 
 
 def test_a_source_without_examples_has_no_given_split():

@@ -233,6 +233,17 @@ def test_a_source_of_examples_takes_only_the_given_split(tmp_path):
         prepare_dataset(PrepareConfig(source=source))
 
 
+def test_given_histories_that_are_cut_or_out_of_order_are_told(tmp_path, caplog):
+    (tmp_path / "items.csv").write_text(ITEMS)
+    for name, rows in (("train", "u,a b,c\nu,a,b\n"), ("valid", ""), ("test", "u,a b c,d\n")):
+        (tmp_path / f"{name}.csv").write_text(f"user_id,history,target\n{rows}")
+    source = ExamplesConfig(**{name: str(tmp_path / f"{name}.csv") for name in ("items", "train", "valid", "test")})
+    dataset, _ = prepare_dataset(PrepareConfig(source=source, split="given", max_history=2))
+    assert dataset.test["history"].to_list() == [[1, 2]]
+    assert "1 given histories are longer than max_history 2" in caplog.text
+    assert "2 given histories do not continue" in caplog.text
+
+
 EVENTS = st.lists(
     st.tuples(st.sampled_from("uvwx"), st.sampled_from("abcd"), st.integers(0, 6)), min_size=1, max_size=30
 )

@@ -93,6 +93,8 @@ def test_json_lines_keep_lists_as_text_and_parse_the_same_in_pieces(write, monke
     assert whole.rows.row(1) == ("1", "t1", '["x", "y"]', 2)
     monkeypatch.setattr(reading, "_PIECE_BYTES", 70)
     assert read_table(path).rows.equals(whole.rows)
+    windows = write("windows.jsonl", "\r\n".join(map(json.dumps, lines)))
+    assert read_table(windows).rows.equals(whole.rows)
 
 
 def test_broken_json_lines_are_set_aside_and_python_dictionaries_are_read(write):

@@ -302,10 +302,11 @@ def test_minionerec_text_is_never_evaluated(tmp_path):
     assert train.rejects["reason"].to_list() == ["history_item_id is not a list"]
 
 
-def test_a_further_token_of_some_items_is_cut_off(tmp_path):
+def test_a_further_token_of_some_items_is_cut_off(tmp_path, caplog):
     path = tmp_path / "x.index.json"
     path.write_text('{"0": ["<a_1>", "<b_2>", "<d_1>"], "1": ["<a_3>", "<b_4>"]}')
     assert read_index(path).rows() == [("0", [1, 2]), ("1", [3, 4])]
+    assert "1 items have more than 2 tokens" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["[", "[]", '{"0": []}', '{"0": ["a_1"]}', '{"0": "<a_1>"}'])

@@ -9,7 +9,7 @@ from itemic.core.errors import DataError
 from itemic.data.raw import RawLog
 from itemic.data.splits import SPLITS, positions, windows
 
-__all__ = ["dataset_from_examples", "dataset_from_log", "numbered_users"]
+__all__ = ["by_user_and_time", "dataset_from_examples", "dataset_from_log", "numbered_users"]
 
 _US_PER_S = 10**6
 
@@ -20,6 +20,15 @@ def numbered_users(user_ids: pl.Series) -> tuple[pl.Series, Int64[np.ndarray, "R
     numbers = users.to_frame().with_row_index("user")
     joined = user_ids.alias("user_id").to_frame().join(numbers, on="user_id", how="left", maintain_order="left")
     return users, joined["user"].cast(pl.Int64).to_numpy()
+
+
+def by_user_and_time(log: pl.DataFrame) -> pl.DataFrame:
+    """Returns a log with the columns user and time_us sorted by both; ties in time keep the order of the rows.
+
+    Where any row has no time, all rows of a user keep their order.
+    """
+    keys = ["user"] if log["time_us"].has_nulls() else ["user", "time_us"]
+    return log.sort(keys, maintain_order=True)
 
 
 def dataset_from_log(
@@ -64,7 +73,7 @@ def dataset_from_examples(raw: RawLog, max_history: int) -> Dataset:
 
     The interactions are the source's log, or are rebuilt from the examples: a user's first history, then the targets
     in order (train, valid, test; in each the source's order). A user's last interactions are its targets; those
-    before the first target go with it.
+    before the first target go with it. An interaction of a user without examples has no split (null).
 
     Args:
         raw: A source with examples.
@@ -116,21 +125,16 @@ def _log_of_examples(examples: pl.DataFrame) -> pl.DataFrame:
     before = first.select("user_id", pl.col("history").alias("item_index"), pl.lit(None, pl.Int64).alias("timestamp"))
     before = before.explode("item_index").drop_nulls("item_index")
     targets = examples.select("user_id", pl.col("target").alias("item_index"), "timestamp")
-    log = pl.concat([before, targets])
-    return _sorted_by_user(log).with_columns(pl.lit(None, pl.String).alias("behaviour"))
+    log = pl.concat([before, targets]).with_columns(pl.lit(None, pl.String).alias("behaviour"))
+    return log.with_columns(user=numbered_users(log["user_id"])[1]).sort("user", maintain_order=True)
 
 
 def _log_of_source(raw: RawLog) -> pl.DataFrame:
     assert raw.interactions is not None
     index = raw.items.rows.select("item_id", pl.int_range(pl.len(), dtype=pl.Int64).alias("item_index"))
     log = raw.interactions.rows.join(index, on="item_id", how="inner", maintain_order="left")
-    timestamp = (pl.col("time_us") // _US_PER_S).alias("timestamp")
-    return _sorted_by_user(log.select("user_id", "item_index", timestamp, "behaviour"))
-
-
-def _sorted_by_user(log: pl.DataFrame) -> pl.DataFrame:
-    _, user = numbered_users(log["user_id"])
-    return log.with_columns(user=user).sort("user", maintain_order=True)
+    log = by_user_and_time(log.with_columns(user=numbered_users(log["user_id"])[1]))
+    return log.select("user_id", "item_index", (pl.col("time_us") // _US_PER_S).alias("timestamp"), "behaviour")
 
 
 def _with_splits(log: pl.DataFrame, examples: pl.DataFrame) -> pl.DataFrame:
@@ -143,7 +147,8 @@ def _with_splits(log: pl.DataFrame, examples: pl.DataFrame) -> pl.DataFrame:
     if not wrong.is_empty() or num_matched != examples.height:
         user = wrong["user_id"][0] if not wrong.is_empty() else _first_unmatched(log, examples)
         raise DataError(
-            f"user {user!r}: the last items in the interactions are not the targets of the examples, in order"
+            f"user {user!r}: the last items in the interactions are not the targets of the examples, in order; "
+            "without interactions the log is rebuilt from the examples"
         )
     return aligned.with_columns(pl.col("split").fill_null(strategy="backward").over("user_id"))
 

@@ -4,6 +4,7 @@ Reads top to bottom: read, set bad rows aside, filter, split, check for leaks, w
 """
 
 import datetime
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
@@ -18,7 +19,7 @@ from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError, DataError
 from itemic.core.files import write_parquet
 from itemic.core.run import Run, StageResult
-from itemic.data.assemble import dataset_from_examples, dataset_from_log, numbered_users
+from itemic.data.assemble import by_user_and_time, dataset_from_examples, dataset_from_log, numbered_users
 from itemic.data.filters import drop_duplicates, drop_repeats, in_time_window, k_core, title_rule
 from itemic.data.leaks import check_leaks
 from itemic.data.raw import RawLog
@@ -27,6 +28,8 @@ from itemic.data.sources import SourceConfig, read_source
 from itemic.data.splits import SPLITS, leave_one_out, positions, temporal_by_share, temporal_by_time, time_order
 
 __all__ = ["PrepareConfig", "prepare", "prepare_dataset"]
+
+log = logging.getLogger("itemic")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,12 +139,15 @@ def _prepare_raw(raw: RawLog, config: PrepareConfig) -> tuple[Dataset, pl.DataFr
         dataset, steps = dataset_from_examples(raw, config.max_history), dict[str, int]()
     else:
         dataset, steps = _split_log(raw, config)
+    checks = check_leaks(dataset, split=config.split)
+    if config.split == "given":
+        _warn_of_given_histories(raw, config.max_history, checks["histories_not_in_log"])
     info = {
         "split": config.split,
         "keeps_repeats": bool(dataset.interactions.select("user_id", "item_index").is_duplicated().any()),
         "max_history": config.max_history,
         "counts": _counts(dataset),
-        "checks": check_leaks(dataset, split=config.split),
+        "checks": checks,
         "steps": steps,
         "rejects": dict(rejects.group_by("reason").len().sort("reason").iter_rows()),
         "config": config_to_mapping(config),
@@ -154,37 +160,33 @@ def _split_log(raw: RawLog, config: PrepareConfig) -> tuple[Dataset, dict[str, i
     if raw.interactions is None:
         raise DataError(f"split {config.split!r}: the source has no log, only examples of its own: take split: given")
     _check_log_has(raw.interactions, config)
-    users, log = _numbered(raw.interactions.rows, raw.items.rows)
+    users, events = _numbered(raw.interactions.rows, raw.items.rows)
     has_title = _has_allowed_title(raw.items.rows, config)
-    steps = {"read": log.height}
+    steps = {"read": events.height}
     for name, apply in _filters(config, has_title).items():
-        log = apply(log)
-        steps[name] = log.height
-        if log.is_empty():
+        events = apply(events)
+        steps[name] = events.height
+        if events.is_empty():
             raise DataError(f"no interaction is left after {name}; left after each step: {steps}")
-    is_used = np.bincount(log["item"].to_numpy(), minlength=len(has_title)) > 0
+    is_used = np.bincount(events["item"].to_numpy(), minlength=len(has_title)) > 0
     stays = has_title if config.min_item_interactions == 0 else is_used
-    log = log.with_columns(item=(np.cumsum(stays) - 1)[log["item"].to_numpy()])
-    position, length = positions(log["user"].to_numpy())
+    events = events.with_columns(item=(np.cumsum(stays) - 1)[events["item"].to_numpy()])
+    position, length = positions(events["user"].to_numpy())
     if config.split == "leave_one_out":
         split, targets = leave_one_out(position, length), np.flatnonzero(position > 0)
     else:
-        time = log["time_us"].to_numpy()
+        time = events["time_us"].to_numpy()
         split, targets = _temporal(config, time, position), time_order(time, position)
-    return dataset_from_log(raw.items.rows.filter(stays), users, log, split, targets, config.max_history), steps
+    return dataset_from_log(raw.items.rows.filter(stays), users, events, split, targets, config.max_history), steps
 
 
-def _numbered(log: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
-    """Returns user ids, and the log with numbers for users (by first appearance) and items, by user and time.
-
-    Ties in time keep the order of the source's rows; where any row has no time, all of a user's rows keep it.
-    """
-    users, user = numbered_users(log["user_id"])
+def _numbered(interactions: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
+    """Returns user ids, and the log with numbers for users (by first appearance) and items, by user and time."""
+    users, user = numbered_users(interactions["user_id"])
     index = items.select("item_id", pl.int_range(pl.len(), dtype=pl.Int64).alias("item"))
-    joined = log.join(index, on="item_id", how="left", maintain_order="left")
+    joined = interactions.join(index, on="item_id", how="left", maintain_order="left")
     numbered = joined.select(pl.Series("user", user), "item", "time_us", "behaviour", "rating")
-    keys = ["user"] if numbered["time_us"].has_nulls() else ["user", "time_us"]
-    return users, numbered.sort(keys, maintain_order=True)
+    return users, by_user_and_time(numbered)
 
 
 def _has_allowed_title(items: pl.DataFrame, config: PrepareConfig) -> Bool[np.ndarray, "N"]:
@@ -198,23 +200,23 @@ def _filters(
     """Returns the filters that the config asks for, by name, in the order in which they apply."""
     filters: dict[str, Callable[[pl.DataFrame], pl.DataFrame]] = {}
     if config.behaviours:
-        filters["behaviours"] = lambda log: log.filter(pl.col("behaviour").is_in(config.behaviours))
+        filters["behaviours"] = lambda events: events.filter(pl.col("behaviour").is_in(config.behaviours))
     if config.min_rating is not None:
-        filters["min_rating"] = lambda log: log.filter(pl.col("rating") >= config.min_rating)
+        filters["min_rating"] = lambda events: events.filter(pl.col("rating") >= config.min_rating)
     if config.start or config.end:
         window = in_time_window(_instant_us(config.start), _instant_us(config.end))
-        filters["time_window"] = lambda log: log.filter(window)
+        filters["time_window"] = lambda events: events.filter(window)
     if not has_title.all():
-        filters["title_rules"] = lambda log: log.filter(has_title[log["item"].to_numpy()])
+        filters["title_rules"] = lambda events: events.filter(has_title[events["item"].to_numpy()])
     if config.drop_duplicates:
         filters["drop_duplicates"] = drop_duplicates
     if not config.keep_repeats:
         filters["drop_repeats"] = drop_repeats
     if max(config.min_user_interactions, config.min_item_interactions) > 1:
-        filters["k_core"] = lambda log: log.filter(
+        filters["k_core"] = lambda events: events.filter(
             k_core(
-                log["user"].to_numpy(),
-                log["item"].to_numpy(),
+                events["user"].to_numpy(),
+                events["item"].to_numpy(),
                 config.min_user_interactions,
                 config.min_item_interactions,
             )
@@ -243,6 +245,19 @@ def _check_log_has(interactions: SourceRows, config: PrepareConfig) -> None:
         if is_needed and interactions.rows[column].has_nulls():
             name = {"time_us": "timestamp"}.get(column, column)
             raise DataError(f"{interactions.file}: rows without a {name}, which the split or a filter needs")
+
+
+def _warn_of_given_histories(raw: RawLog, max_history: int, num_not_in_log: int) -> None:
+    lengths = (part.rows["history"].list.len() for part in raw.examples.values())
+    num_cut = sum(int((length > max_history).sum()) for length in lengths)
+    if num_cut:
+        log.warning("prepare: %d given histories are longer than max_history %d and are cut", num_cut, max_history)
+    if num_not_in_log:
+        log.warning(
+            "prepare: %d given histories do not continue their user's earlier examples; what learns from whole "
+            "sequences sees them in the order of the files",
+            num_not_in_log,
+        )
 
 
 def _counts(dataset: Dataset) -> dict[str, Any]:

@@ -278,8 +278,9 @@ def _keys(data: bytes, file: str) -> list[str]:
 
 def _parse_json_chunk(data: bytes, file: str, columns: Sequence[str], first: int) -> SourceRows:
     schema = dict.fromkeys(columns, pl.String)
-    blank_lines = data.startswith(b"\n") or b"\n\n" in data or b"\r" in data
-    if not blank_lines:
+    data = data.replace(b"\r\n", b"\n")
+    has_blank_lines = data.startswith(b"\n") or b"\n\n" in data
+    if not has_blank_lines:
         try:
             table = pl.read_ndjson(data, schema=schema)
             return SourceRows(file=file, rows=numbered(table, first=first), rejects=no_rejects())

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import logging
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from itemic.data.reading import numbered, parse_delimited, read_bytes, read_tabl
 from itemic.data.rejects import SourceRows, no_rejects
 
 __all__ = ["MinionerecConfig", "read", "read_index"]
+
+log = logging.getLogger("itemic")
 
 _TOKEN = re.compile(r"<[a-z]_(\d+)>")
 
@@ -80,6 +83,9 @@ def read_index(path: Path) -> pl.DataFrame:
     """
     codes = {item: _codes(tokens, item, path) for item, tokens in _read_object(path).items()}
     num_levels = min(map(len, codes.values()))
+    num_cut = sum(len(sid) > num_levels for sid in codes.values())
+    if num_cut:
+        log.warning("%s: %d items have more than %d tokens; the further ones are cut off", path, num_cut, num_levels)
     return pl.DataFrame(
         {"item_id": list(codes), "codes": [sid[:num_levels] for sid in codes.values()]},
         schema={"item_id": pl.String, "codes": pl.List(pl.Int64)},
