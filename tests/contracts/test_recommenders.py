@@ -15,11 +15,34 @@ from itemic.baselines import BASELINES, fit_baseline
 from itemic.core.dataset import EXAMPLE_SCHEMA, INTERACTION_SCHEMA, ITEM_SCHEMA, Dataset
 from itemic.core.errors import DataError
 from itemic.core.ranking import Recommender
+from itemic.decode import LanguageModelRecommender
 from itemic.evaluate import check_recommendations
+from itemic.language import Renderer, Spelling
+from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer
+from itemic.sid import Catalog
 
 NUM_ITEMS = 9
+
+
+def make_language_model(dataset: Dataset, codes: np.ndarray, name: str, *, shares: bool) -> Recommender:
+    """An untrained decoder: the contract asks for no good lists."""
+    spelling = Spelling(style="plain", codebook_sizes=(4, 4))
+    catalog = Catalog(codes, dataset.items["item_id"].to_list(), spelling.codebook_sizes, shares=shares)
+    tokenizer, shape = make_sid_tokenizer(spelling), DecoderConfig(hidden_size=16, num_layers=1, num_heads=2)
+    network = make_decoder(shape, len(tokenizer), np.random.default_rng(0)).eval()
+    model = SidModel(
+        network, tokenizer, spelling, prompt_mode="sid-only", prompt_version="", catalog_version=catalog.version
+    )
+    prompt = Renderer(tokenizer, spelling, codes, "sid-only").next_item_prompt
+    return LanguageModelRecommender(model, catalog, prompt, num_beams=NUM_ITEMS, batch_size=3, name=name)
+
+
+UNIQUE_CODES = np.array([[item // 3, (item * 2) % 3] for item in range(NUM_ITEMS)])
+SHARED_CODES = np.array([[0, 0], [0, 1], [0, 0], [1, 3], [2, 2], [0, 0], [1, 3], [3, 3], [3, 0]])
 RECOMMENDERS: dict[str, Callable[[Dataset], Recommender]] = {
-    name: lambda dataset, name=name: fit_baseline(name, dataset, seed=0) for name in BASELINES
+    **{name: lambda dataset, name=name: fit_baseline(name, dataset, seed=0) for name in BASELINES},
+    "itemic": lambda dataset: make_language_model(dataset, UNIQUE_CODES, "itemic", shares=False),
+    "itemic_shared": lambda dataset: make_language_model(dataset, SHARED_CODES, "itemic, shared SIDs", shares=True),
 }
 
 histories = st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=12), min_size=1, max_size=4)
