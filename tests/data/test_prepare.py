@@ -169,6 +169,9 @@ def test_a_filter_that_leaves_nothing_says_where(write):
         prepare_dataset(PrepareConfig(source=write(), min_user_interactions=9))
     with pytest.raises(DataError, match="no interaction is left after title_rules"):
         prepare_dataset(PrepareConfig(source=write(), min_title_words=9))
+    empty = write(LOG.splitlines(keepends=True)[0])
+    with pytest.raises(DataError, match=r"no interaction is left; left after each step: \{'read': 0\}"):
+        prepare_dataset(PrepareConfig(source=empty, drop_duplicates=False))
 
 
 @pytest.mark.parametrize(
@@ -231,6 +234,15 @@ def test_a_source_of_examples_takes_only_the_given_split(tmp_path):
     assert dataset.num_items == 5
     with pytest.raises(DataError, match="only examples of its own: take split: given"):
         prepare_dataset(PrepareConfig(source=source))
+
+
+def test_a_given_split_without_examples_is_refused(tmp_path):
+    (tmp_path / "items.csv").write_text(ITEMS)
+    (tmp_path / "none.csv").write_text("user_id,history,target\n")
+    files = dict.fromkeys(("train", "valid", "test"), str(tmp_path / "none.csv"))
+    source = ExamplesConfig(items=str(tmp_path / "items.csv"), **files)
+    with pytest.raises(DataError, match="no interaction is left"):
+        prepare_dataset(PrepareConfig(source=source, split="given"))
 
 
 def test_given_histories_that_are_cut_or_out_of_order_are_told(tmp_path, caplog):

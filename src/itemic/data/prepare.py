@@ -139,6 +139,8 @@ def _prepare_raw(raw: RawLog, config: PrepareConfig) -> tuple[Dataset, pl.DataFr
         dataset, steps = dataset_from_examples(raw, config.max_history), dict[str, int]()
     else:
         dataset, steps = _split_log(raw, config)
+    if dataset.interactions.is_empty():
+        raise DataError(f"no interaction is left; left after each step: {steps}")
     checks = check_leaks(dataset, split=config.split)
     if config.split == "given":
         _warn_of_given_histories(raw, config.max_history, checks["histories_not_in_log"])
