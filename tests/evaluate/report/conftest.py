@@ -99,8 +99,14 @@ def make_run(
     """Writes every artefact of a run through ``Run.stage``, as the pipeline would."""
     run, world = Run(folder), make_world(num_items, num_users)
     sizes = (codebook_size,) * 3
+    metadata = {"encoder": "minilm", "pooling": "mean"}
     stages: dict[str, tuple[Callable[[], Mapping[str, object]], list[str], dict[str, object]]] = {
         "prepare": (lambda: _write_dataset(run, world), ["dataset", "rejects.parquet"], {"split": "leave_one_out"}),
+        "embed": (
+            lambda: write_arrays(run.path("embeddings.safetensors"), {"embeddings": world.vectors}, metadata) or {},
+            ["embeddings.safetensors"],
+            {"encoder": "minilm"},
+        ),
         "tokenize": (lambda: _write_catalog(run, world, sizes), ["catalog"], {"codebook_sizes": list(sizes)}),
         "sft": (lambda: _write_training(run, sizes), ["sft.jsonl", "model"], {"train": {"epochs": 8}}),
         "evaluate": (

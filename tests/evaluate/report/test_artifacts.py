@@ -11,7 +11,7 @@ from itemic.evaluate.report.artifacts import read_artifacts, read_training_log
 
 def test_a_whole_run_is_read(whole_run: Run) -> None:
     artifacts = read_artifacts(whole_run)
-    assert list(artifacts.stages) == ["prepare", "tokenize", "sft", "evaluate"]
+    assert list(artifacts.stages) == ["prepare", "embed", "tokenize", "sft", "evaluate"]
     assert set(artifacts.rankings) == set(artifacts.metrics["recommenders"])
     assert artifacts.model.num_parameters == 27 * 128
     assert artifacts.dataset.num_items == len(artifacts.catalog) == artifacts.quality["num_items"]

@@ -1,6 +1,7 @@
 import pytest
 
 from itemic.evaluate.report.formats import (
+    shorten,
     write_count,
     write_date,
     write_duration,
@@ -9,6 +10,7 @@ from itemic.evaluate.report.formats import (
     write_number,
     write_p_value,
     write_percent,
+    write_quantity,
     write_signed,
 )
 
@@ -35,6 +37,12 @@ from itemic.evaluate.report.formats import (
         (write_number(4560.2), "4,560"),
         (write_number(7.0), "7"),
         (write_number(None), "–"),
+        (shorten("two  words\nand more", 100), "two words and more"),
+        (shorten("two words", 5), "two…"),
+        (write_quantity(999), "999"),
+        (write_quantity(1_500), "1.5K"),
+        (write_quantity(4_210_000), "4.21M"),
+        (write_quantity(1_720_000_000), "1.72B"),
         (write_duration(0.0213), "21 ms"),
         (write_duration(3.25), "3.2 s"),
         (write_duration(59.7), "1 min"),

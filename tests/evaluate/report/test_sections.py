@@ -15,13 +15,13 @@ from itemic.evaluate.report.figures import Figure, palette
 from itemic.evaluate.report.focus import Standing, standing
 from itemic.evaluate.report.formats import write_percent
 from itemic.evaluate.report.sections.behaviour import describe_behaviour
-from itemic.evaluate.report.sections.codebooks import describe_codebooks, distinct_prefixes
+from itemic.evaluate.report.sections.codebooks import describe_codebooks, distinct_prefixes, same_first_code
 from itemic.evaluate.report.sections.data_card import describe_data, train_popularity
 from itemic.evaluate.report.sections.examples import choose_examples, describe_examples
 from itemic.evaluate.report.sections.exposure import describe_most_listed, shares_by_popularity
 from itemic.evaluate.report.sections.headline import describe_headline
 from itemic.evaluate.report.sections.parts import Missing, flatten, log2_histogram
-from itemic.evaluate.report.sections.provenance import describe_provenance, write_parameters
+from itemic.evaluate.report.sections.provenance import describe_provenance
 from itemic.evaluate.report.sections.results import describe_results, holm
 from itemic.evaluate.report.sections.training import best_valid, describe_training, thin, with_speed
 
@@ -77,15 +77,6 @@ def test_classes_outside_the_values_are_left_out() -> None:
 def test_nested_settings_become_pairs() -> None:
     values = {"a_b": {"c": 1, "d": None}, "e": [1, True], "f": ""}
     assert list(flatten(values)) == [("a b › c", "1"), ("e", "1, yes")]
-
-
-def test_parameters_are_counted_in_the_usual_units() -> None:
-    assert [write_parameters(count) for count in (999, 1_500, 4_210_000, 1_720_000_000)] == [
-        "999",
-        "1.5K",
-        "4.21M",
-        "1.72B",
-    ]
 
 
 # Results.
@@ -286,7 +277,7 @@ def test_distinct_prefixes_by_hand() -> None:
 
 
 def test_the_map_holds_every_item_once(artifacts: RunArtifacts) -> None:
-    section = describe_codebooks(artifacts)
+    section = describe_codebooks(artifacts, None, 10)
     trace = section.figures[1].views[0].spec["data"][0]
     sizes = dict(zip(trace["ids"], trace["values"], strict=True))
     children: dict[str, int] = {}
@@ -297,8 +288,23 @@ def test_the_map_holds_every_item_once(artifacts: RunArtifacts) -> None:
     assert section.num_groups == len(set(artifacts.catalog.codes[:, 0].tolist()))
 
 
+def test_the_map_shows_hits_where_lists_are_there(artifacts: RunArtifacts, place: Standing) -> None:
+    by_use, by_hits = describe_codebooks(artifacts, place, 10).figures[1].views
+    assert (by_use.label, by_hits.label) == ("By use", "By hits")
+    whole = by_hits.spec["data"][0]["marker"]["colors"][0]
+    assert whole == pytest.approx(artifacts.metrics["recommenders"]["itemic"]["metrics"]["HR@10"]["value"], abs=1e-4)
+
+
+def test_staying_under_one_code_is_set_against_chance() -> None:
+    first_codes = np.array([0, 0, 1])
+    # Pairs (0,1) and (2,2) stay, (0,2) does not; drawn apart: codes 0 0 1 against 0 1 1.
+    stay, chance = same_first_code(first_codes, np.array([0, 2, 0]), np.array([1, 2, 2]))
+    assert stay == pytest.approx(2 / 3)
+    assert chance == pytest.approx(2 / 3 * 1 / 3 + 1 / 3 * 2 / 3)
+
+
 def test_titles_in_tooltips_are_text(artifacts: RunArtifacts) -> None:
-    trace = describe_codebooks(artifacts).figures[1].views[0].spec["data"][0]
+    trace = describe_codebooks(artifacts, None, 10).figures[1].views[0].spec["data"][0]
     assert not any("<img" in text for text in trace["customdata"])
 
 
@@ -397,8 +403,9 @@ def test_half_a_run_says_what_it_can(artifacts: RunArtifacts) -> None:
 
 def test_stages_stand_with_time_settings_and_figures(artifacts: RunArtifacts) -> None:
     section = describe_provenance(artifacts)
-    assert [stage.name for stage in section.stages] == ["prepare", "tokenize", "sft", "evaluate"]
-    assert section.stages[1].config == "codebook_sizes:\n- 8\n- 8\n- 8\n"
-    assert ("num steps", "1,600") in section.stages[2].figures
+    assert [stage.name for stage in section.stages] == ["prepare", "embed", "tokenize", "sft", "evaluate"]
+    assert section.stages[2].config == "codebook_sizes:\n- 8\n- 8\n- 8\n"
+    assert section.config.startswith("seed: 3\nprepare:\n  split: leave_one_out\n")
+    assert ("num steps", "1,600") in section.stages[3].figures
     assert dict(section.machine)["seed"] == "3"
     assert {fact.label: fact.value for fact in section.model}["Architecture"] == "Qwen3"

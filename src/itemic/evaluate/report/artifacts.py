@@ -21,7 +21,7 @@ from itemic.core.run import Run
 from itemic.evaluate.evaluate import ranking_file_name
 from itemic.sid.catalog import Catalog
 
-__all__ = ["ModelFiles", "RunArtifacts", "TrainingLog", "read_artifacts", "read_training_log"]
+__all__ = ["EmbeddingFile", "ModelFiles", "RunArtifacts", "TrainingLog", "read_artifacts", "read_training_log"]
 
 Record = Mapping[str, Any]
 
@@ -53,6 +53,16 @@ class ModelFiles:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EmbeddingFile:
+    """What the embeddings say of themselves, their vectors unread."""
+
+    width: int
+    """Numbers an item."""
+    metadata: Mapping[str, str]
+    """Encoder, pooling, fields."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunArtifacts:
     """Everything a report is made of."""
 
@@ -65,7 +75,11 @@ class RunArtifacts:
     catalog: Catalog | None
     quality: Record | None
     """``catalog/quality.json``."""
+    embeddings: EmbeddingFile | None
     training: TrainingLog | None
+    """``sft.jsonl``."""
+    alignment: TrainingLog | None
+    """``align/align.jsonl``, of the training before that."""
     model: ModelFiles | None
     metrics: Record | None
     """``metrics.json``."""
@@ -87,7 +101,9 @@ def read_artifacts(run: Run) -> RunArtifacts:
         rejects=_optional_parquet(run.path("rejects.parquet")),
         catalog=Catalog.load(run.path("catalog")) if run.path("catalog").is_dir() else None,
         quality=_optional_json(run.path("catalog") / "quality.json"),
-        training=read_training_log(run.path("sft.jsonl")) if run.path("sft.jsonl").is_file() else None,
+        embeddings=_read_embeddings(run.path("embeddings.safetensors")),
+        training=_optional_log(run.path("sft.jsonl")),
+        alignment=_optional_log(run.path("align") / "align.jsonl"),
         model=_read_model(run.path("model")) if (run.path("model") / "config.json").is_file() else None,
         metrics=metrics,
         rankings=_read_rankings(run.path("rankings"), metrics),
@@ -145,6 +161,21 @@ def _count_parameters(path: Path) -> int:
             return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     except SafetensorError as error:
         raise ArtifactError(f"{path}: not valid safetensors: {error}") from None
+
+
+def _read_embeddings(path: Path) -> EmbeddingFile | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            width = tensors.get_slice("embeddings").get_shape()[1]
+            return EmbeddingFile(width=width, metadata=tensors.metadata() or {})
+    except SafetensorError as error:
+        raise ArtifactError(f"{path}: not the embeddings of a run: {error}") from None
+
+
+def _optional_log(path: Path) -> TrainingLog | None:
+    return read_training_log(path) if path.is_file() else None
 
 
 def _read_rankings(folder: Path, metrics: Record | None) -> dict[str, pl.DataFrame]:

@@ -243,7 +243,8 @@ def tree_map(
     labels: Sequence[str],
     parents: Sequence[str],
     sizes: Sequence[int],
-    heats: Sequence[float],
+    heats: Sequence[float | None],
+    heat_range: tuple[float, float],
     texts: Sequence[str],
     hovers: Sequence[str],
     *,
@@ -256,7 +257,8 @@ def tree_map(
         labels: What is written in it.
         parents: Name of the node it lies in; empty at the top.
         sizes: Its area.
-        heats: Its colour's value.
+        heats: Its colour's value; None leaves it without one.
+        heat_range: Values of the palest and the darkest colour.
         texts: What is written below the label, where there is room.
         hovers: Its tooltip.
         bar_title: What the colours mean.
@@ -276,7 +278,9 @@ def tree_map(
         "pathbar": {"thickness": 22},
         "marker": {
             "colors": list(heats),
-            "colorscale": [[0, "var(--heat-1)"], [0.5, "var(--heat-2)"], [1, "var(--heat-3)"]],
+            "colorscale": [[0, "var(--heat-0)"], [0.5, "var(--heat-1)"], [1, "var(--heat-2)"]],
+            "cmin": heat_range[0],
+            "cmax": heat_range[1],
             "showscale": True,
             "colorbar": {
                 "title": {"text": bar_title, "side": "top"},

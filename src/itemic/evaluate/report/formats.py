@@ -4,6 +4,7 @@ import datetime
 import math
 
 __all__ = [
+    "shorten",
     "write_count",
     "write_date",
     "write_duration",
@@ -12,12 +13,19 @@ __all__ = [
     "write_number",
     "write_p_value",
     "write_percent",
+    "write_quantity",
     "write_signed",
 ]
 
 Number = int | float
 
 _MISSING = "–"
+
+
+def shorten(text: str, num_characters: int) -> str:
+    """Returns the text's words in one line, cut with an ellipsis where it is longer than ``num_characters``."""
+    line = " ".join(text.split())
+    return line if len(line) <= num_characters else line[: num_characters - 1].rstrip() + "…"
 
 
 def write_count(value: Number | None) -> str:
@@ -67,6 +75,14 @@ def write_number(value: Number | None) -> str:
     if size >= 100 or value == round(value):
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def write_quantity(count: int) -> str:
+    """Returns a large count as is usual for parameters and tokens: ``4.21M``, ``1.7B``."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
 
 
 def write_duration(seconds: Number | None) -> str:

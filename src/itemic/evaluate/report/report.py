@@ -32,7 +32,17 @@ from itemic.evaluate.report.sections.training import describe_training
 __all__ = ["ReportConfig", "render_report", "report"]
 
 _PAGE_NAME = "report.html"
-_INPUTS = ("dataset", "rejects.parquet", "catalog", "sft.jsonl", "model/config.json", "metrics.json", "rankings")
+_INPUTS = (
+    "dataset",
+    "rejects.parquet",
+    "embeddings.safetensors",
+    "catalog",
+    "align/align.jsonl",
+    "sft.jsonl",
+    "model/config.json",
+    "metrics.json",
+    "rankings",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +122,7 @@ def render_report(config: ReportConfig, run: Run, *, seed: int) -> str:
             rng=derive_rng(seed, "report", "examples"),
         ),
         training=describe_training(artifacts),
-        codebooks=describe_codebooks(artifacts),
+        codebooks=describe_codebooks(artifacts, place, cutoff),
         data=describe_data(artifacts),
         provenance=describe_provenance(artifacts),
     )

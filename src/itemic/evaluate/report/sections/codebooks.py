@@ -5,23 +5,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 from jaxtyping import Int
 
 from itemic.core.dataset import Dataset
-from itemic.evaluate.report.artifacts import RunArtifacts
-from itemic.evaluate.report.figures import Figure, Spec, Table, View, heat_strip, tree_map
+from itemic.evaluate.report.artifacts import EmbeddingFile, RunArtifacts
+from itemic.evaluate.report.figures import Figure, Spec, Table, View, heat_strip
+from itemic.evaluate.report.focus import Standing
 from itemic.evaluate.report.formats import write_count, write_number, write_percent
+from itemic.evaluate.report.sections.catalog_map import map_figure, top_titles
 from itemic.evaluate.report.sections.data_card import train_popularity
 from itemic.evaluate.report.sections.parts import Fact, Missing
 from itemic.language.spelling import Spelling
 from itemic.sid.catalog import Catalog
 
-__all__ = ["CodeGroup", "CodebookSection", "describe_codebooks", "distinct_prefixes"]
+__all__ = ["CodeGroup", "CodebookSection", "describe_codebooks", "distinct_prefixes", "same_first_code"]
 
 _NUM_GROUPS = 12
 _NUM_TITLES = 5
-_MAX_FIRST_CODES = 256
-_MAX_SECOND_CODES = 12
+_TITLE_CHARACTERS = 60
 _MAX_CELLS = 1024
 
 
@@ -52,8 +54,14 @@ class CodebookSection:
     figures: tuple[Figure, ...]
 
 
-def describe_codebooks(artifacts: RunArtifacts) -> CodebookSection | Missing:
-    """Returns the section, or what is missing for it."""
+def describe_codebooks(artifacts: RunArtifacts, place: Standing | None, cutoff: int) -> CodebookSection | Missing:
+    """Returns the section, or what is missing for it.
+
+    Args:
+        artifacts: The run.
+        place: Whose hits colour the map.
+        cutoff: Length of the lists in which a target is a hit.
+    """
     catalog, found = artifacts.catalog, artifacts.quality
     if catalog is None or found is None:
         return Missing.of("catalog/", "tokenize")
@@ -62,9 +70,10 @@ def describe_codebooks(artifacts: RunArtifacts) -> CodebookSection | Missing:
     if artifacts.dataset is not None:
         popularity = train_popularity(artifacts.dataset)
         groups = tuple(_groups(catalog, artifacts.dataset, popularity))
-        figures.append(_map_figure(catalog, artifacts.dataset, popularity))
+        ranked = artifacts.rankings.get(place.focus) if place else None
+        figures.append(map_figure(catalog, artifacts.dataset, popularity, ranked, cutoff))
     return CodebookSection(
-        facts=tuple(_facts(catalog, found)),
+        facts=(*_facts(catalog, found), *_locality(catalog, artifacts.dataset), *_embedding(artifacts.embeddings)),
         levels=_level_table(catalog, found),
         groups=groups,
         num_groups=len(np.unique(catalog.codes[:, 0])),
@@ -96,6 +105,39 @@ def _facts(catalog: Catalog, found: Mapping[str, Any]) -> Iterator[Fact]:
     num_removed = int((~catalog.active).sum())
     if num_removed:
         yield Fact(label="Items removed", value=write_count(num_removed), note="keep their IDs, are never recommended")
+
+
+def _embedding(embeddings: EmbeddingFile | None) -> Iterator[Fact]:
+    if embeddings is not None:
+        encoder = embeddings.metadata.get("encoder", "unknown").rstrip("/").rpartition("/")[2]
+        yield Fact(label="Text encoder", value=encoder, note=f"{write_count(embeddings.width)} numbers an item")
+
+
+def _locality(catalog: Catalog, dataset: Dataset | None) -> Iterator[Fact]:
+    """Yields how often a user stays under one first code: what the IDs alone say of the next item."""
+    if dataset is None or dataset.test.is_empty():
+        return
+    tests = dataset.test.filter(pl.col("history").list.len() > 0)
+    last, target = tests["history"].list.last().to_numpy(), tests["target"].to_numpy()
+    stay, chance = same_first_code(catalog.codes[:, 0], last, target)
+    note = f"as the last item; {write_percent(chance)} by chance"
+    yield Fact(label="Next item has the same first code", value=write_percent(stay), note=note)
+
+
+def same_first_code(
+    first_codes: Int[np.ndarray, "N"], last: Int[np.ndarray, "B"], target: Int[np.ndarray, "B"]
+) -> tuple[float, float]:
+    """Returns the share of pairs with one first code, and the share were the pairs drawn apart.
+
+    Args:
+        first_codes: First code of every item.
+        last: One item of each pair.
+        target: The other.
+    """
+    one, other = first_codes[last], first_codes[target]
+    size = int(first_codes.max()) + 1
+    shares = [np.bincount(codes, minlength=size) / max(1, len(codes)) for codes in (one, other)]
+    return float((one == other).mean()) if len(one) else 0.0, float(shares[0] @ shares[1])
 
 
 def _level_table(catalog: Catalog, found: Mapping[str, Any]) -> Table:
@@ -173,74 +215,5 @@ def _groups(catalog: Catalog, dataset: Dataset, popularity: Int[np.ndarray, "N"]
             num_items=int(counts[code]),
             share=float(counts[code] / counts.max()),
             share_text=write_percent(float(counts[code] / len(catalog))),
-            titles=tuple(titles[row] or "(no title)" for row in _most_popular(members, popularity, _NUM_TITLES)),
+            titles=tuple(top_titles(members, titles, popularity, _NUM_TITLES, _TITLE_CHARACTERS)),
         )
-
-
-def _most_popular(members: Int[np.ndarray, "n"], popularity: Int[np.ndarray, "N"], count: int) -> list[int]:
-    order = np.argsort(-popularity[members], kind="stable")[:count]
-    return [int(row) for row in members[order]]
-
-
-def _map_figure(catalog: Catalog, dataset: Dataset, popularity: Int[np.ndarray, "N"]) -> Figure:
-    return Figure(
-        key="figure-map",
-        title="Map of the catalogue",
-        caption="Every tile is a first code, its area the number of items, its colour how much they are used in "
-        "training. Point at one for titles, click for its second codes.",
-        views=(View(label="Map", spec=_map_spec(catalog, dataset, popularity)),),
-        height_px=460,
-    )
-
-
-def _map_spec(catalog: Catalog, dataset: Dataset, popularity: Int[np.ndarray, "N"]) -> Spec:
-    """Returns nested tiles: the fullest first codes and, in each, the fullest second codes and one for the rest."""
-    spelling = Spelling.of(catalog.spelling, catalog.codebook_sizes)
-    titles = dataset.items["title"].to_list()
-    everything = f"all {len(catalog):,} items"
-    nodes: list[tuple[str, str, str, np.ndarray]] = [(everything, everything, "", np.arange(len(catalog)))]
-    for first, members in _fullest(catalog.codes[:, 0], np.arange(len(catalog)), _MAX_FIRST_CODES):
-        name = spelling.token(0, first)
-        nodes.append((name, name, everything, members))
-        if catalog.num_levels > 1:
-            children = list(_fullest(catalog.codes[members, 1], members, _MAX_SECOND_CODES))
-            nodes += [(name + spelling.token(1, code), spelling.token(1, code), name, rows) for code, rows in children]
-            shown = np.concatenate([rows for _, rows in children])
-            rest = np.setdiff1d(members, shown)
-            if len(rest):
-                nodes.append((f"{name} others", "others", name, rest))
-    return tree_map(
-        ids=[node for node, _, _, _ in nodes],
-        labels=[_escape(label) for _, label, _, _ in nodes],
-        parents=[parent for _, _, parent, _ in nodes],
-        sizes=[len(rows) for _, _, _, rows in nodes],
-        heats=[round(float(np.log10(1 + popularity[rows].mean())), 3) for _, _, _, rows in nodes],
-        texts=["<br>".join(_top_titles(rows, titles, popularity, 2, 24)) for _, _, _, rows in nodes],
-        hovers=[_tile_hover(label, rows, titles, popularity) for _, label, _, rows in nodes],
-        bar_title="interactions an item, log10",
-    )
-
-
-def _fullest(
-    codes: Int[np.ndarray, "n"], rows: Int[np.ndarray, "n"], count: int
-) -> Iterator[tuple[int, Int[np.ndarray, "m"]]]:
-    values, sizes = np.unique(codes, return_counts=True)
-    for position in np.argsort(-sizes, kind="stable")[:count]:
-        yield int(values[position]), rows[codes == values[position]]
-
-
-def _tile_hover(label: str, rows: Int[np.ndarray, "n"], titles: list[str], popularity: Int[np.ndarray, "N"]) -> str:
-    head = f"<b>{_escape(label)}</b> · {len(rows):,} items"
-    return "<br>".join([head, *_top_titles(rows, titles, popularity, 5, 60)])
-
-
-def _top_titles(
-    rows: Int[np.ndarray, "n"], titles: list[str], popularity: Int[np.ndarray, "N"], count: int, num_characters: int
-) -> list[str]:
-    found = [titles[row] or "(no title)" for row in _most_popular(rows, popularity, count)]
-    return [_escape(title if len(title) <= num_characters else title[: num_characters - 1] + "…") for title in found]
-
-
-def _escape(text: str) -> str:
-    """Returns text that plotly's small HTML shows as it is."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

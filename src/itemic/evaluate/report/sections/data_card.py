@@ -255,7 +255,7 @@ def _timeline(interactions: pl.DataFrame) -> Spec | None:
         "hovermode": "x unified",
         "showlegend": True,
         "legend": {"traceorder": "normal"},
-        "xaxis": {"type": "category", "automargin": True, "nticks": 8, "title": {"text": ""}},
+        "xaxis": {"type": "date", "automargin": True, "title": {"text": ""}},
         "yaxis": {"title": {"text": "interactions"}, "automargin": True},
     }
     return {"data": traces, "layout": layout}

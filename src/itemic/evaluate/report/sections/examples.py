@@ -13,7 +13,7 @@ from itemic.core.dataset import Dataset
 from itemic.core.errors import ArtifactError
 from itemic.evaluate.report.artifacts import RunArtifacts
 from itemic.evaluate.report.focus import Standing
-from itemic.evaluate.report.formats import write_count, write_number, write_percent
+from itemic.evaluate.report.formats import shorten, write_count, write_number, write_percent
 from itemic.evaluate.report.hits import are_log_probabilities, hit_probability
 from itemic.evaluate.report.sections.parts import Missing
 from itemic.language.spelling import Spelling
@@ -21,6 +21,7 @@ from itemic.sid.catalog import Catalog
 
 __all__ = ["Code", "Example", "ExamplesSection", "Item", "Listed", "choose_examples", "describe_examples"]
 
+_TITLE_CHARACTERS = 100
 _DETAIL_CHARACTERS = 160
 
 
@@ -186,9 +187,11 @@ class _Writer:
     def item(self, item: int, target: int) -> Item:
         """Returns an item, with the codes that it shares with the target marked."""
         found = self.dataset.items.row(item, named=True)
-        detail = " ".join((found["description"] or "").split())
-        cut = detail if len(detail) <= _DETAIL_CHARACTERS else detail[: _DETAIL_CHARACTERS - 1].rstrip() + "…"
-        return Item(title=found["title"] or found["item_id"], detail=cut, sid=self._sid(item, target))
+        return Item(
+            title=shorten(found["title"] or found["item_id"], _TITLE_CHARACTERS),
+            detail=shorten(found["description"] or "", _DETAIL_CHARACTERS),
+            sid=self._sid(item, target),
+        )
 
     def _sid(self, item: int, target: int) -> tuple[Code, ...]:
         if self.catalog is None:

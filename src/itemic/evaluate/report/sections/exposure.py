@@ -9,7 +9,7 @@ from itemic.evaluate.breakdown import TARGET_POPULARITY_EDGES, bucket_names
 from itemic.evaluate.report.artifacts import RunArtifacts
 from itemic.evaluate.report.figures import BucketSeries, Figure, Style, Table, View, bucket_chart
 from itemic.evaluate.report.focus import Standing
-from itemic.evaluate.report.formats import write_count, write_percent
+from itemic.evaluate.report.formats import shorten, write_count, write_percent
 from itemic.evaluate.report.hits import listed_items
 from itemic.evaluate.report.sections.data_card import train_popularity
 
@@ -79,7 +79,7 @@ def describe_most_listed(artifacts: RunArtifacts, place: Standing | None, cutoff
         title, item_id = dataset.items["title"][item], dataset.items["item_id"][item]
         rows.append(
             (
-                (title or item_id)[:_TITLE_CHARACTERS],
+                shorten(title or item_id, _TITLE_CHARACTERS),
                 write_percent(num_lists[item] / len(items)),
                 write_percent(num_taken[item] / len(items)),
                 write_count(int(popularity[item])),

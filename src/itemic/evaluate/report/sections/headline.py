@@ -17,11 +17,12 @@ from itemic.evaluate.report.formats import (
     write_metric,
     write_p_value,
     write_percent,
+    write_quantity,
 )
 from itemic.evaluate.report.hits import are_log_probabilities, reliability
 from itemic.evaluate.report.sections.data_card import train_popularity
 from itemic.evaluate.report.sections.parts import Fact
-from itemic.evaluate.report.sections.provenance import total_time_s, write_parameters
+from itemic.evaluate.report.sections.provenance import total_time_s
 from itemic.evaluate.report.sections.training import best_valid
 
 __all__ = ["Finding", "Headline", "describe_headline"]
@@ -78,7 +79,7 @@ def _subtitle(artifacts: RunArtifacts) -> str:
         words.append(f"{dataset.num_items:,} items, {num_users:,} users, {dataset.interactions.height:,} interactions")
     if artifacts.model is not None:
         kind = (artifacts.model.config.get("architectures") or ["a model"])[0].removesuffix("ForCausalLM")
-        words.append(f"{kind}, {write_parameters(artifacts.model.num_parameters)} parameters")
+        words.append(f"{kind}, {write_quantity(artifacts.model.num_parameters)} parameters")
     finished = [entry["finished_at"][:10] for entry in artifacts.stages.values()]
     if finished:
         words.append(max(finished))

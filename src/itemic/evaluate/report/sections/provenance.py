@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from itemic.evaluate.report.artifacts import ModelFiles, RunArtifacts
-from itemic.evaluate.report.formats import write_count, write_duration
+from itemic.evaluate.report.formats import write_count, write_duration, write_quantity
 from itemic.evaluate.report.sections.parts import Fact, Missing, flatten
 
 __all__ = ["ProvenanceSection", "StageRow", "describe_provenance", "total_time_s"]
@@ -46,7 +46,7 @@ class ProvenanceSection:
     total: str
     """Time of all stages."""
     config: str
-    """All settings as one YAML text."""
+    """All settings as one YAML text, in the form of a recipe."""
     machine: tuple[tuple[str, str], ...]
     """Device, seed and package versions, as name and value; several values where stages differ."""
     model: tuple[Fact, ...]
@@ -62,7 +62,7 @@ def describe_provenance(artifacts: RunArtifacts) -> ProvenanceSection | Missing:
     return ProvenanceSection(
         stages=tuple(_stage_row(name, entry, longest) for name, entry in stages.items()),
         total=write_duration(total_time_s(stages)),
-        config=_write_yaml({name: entry["config"] for name, entry in stages.items()}),
+        config=_write_yaml(_recipe(stages)),
         machine=tuple(_machine(stages)),
         model=tuple(_model_facts(artifacts.model)) if artifacts.model else (),
     )
@@ -83,6 +83,11 @@ def _stage_row(name: str, entry: Mapping[str, Any], longest_s: float) -> StageRo
         figures=tuple(flatten(entry["metrics"])),
         inputs=tuple((key, digest[:12]) for key, digest in entry["inputs"].items()),
     )
+
+
+def _recipe(stages: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the seed and the settings each stage really ran with, whatever the recipe file says by now."""
+    return {"seed": next(iter(stages.values()))["seed"], **{name: entry["config"] for name, entry in stages.items()}}
 
 
 def _write_yaml(values: Mapping[str, Any]) -> str:
@@ -107,18 +112,10 @@ def _model_facts(model: ModelFiles) -> Iterator[Fact]:
     kind = (model.config.get("architectures") or [model.config.get("model_type", "unknown")])[0]
     yield Fact(label="Architecture", value=str(kind).removesuffix("ForCausalLM"))
     megabytes = f"{model.num_bytes / 1e6:,.1f} MB of weights"
-    yield Fact(label="Parameters", value=write_parameters(model.num_parameters), note=megabytes)
+    yield Fact(label="Parameters", value=write_quantity(model.num_parameters), note=megabytes)
     for key, label in _MODEL_FIELDS:
         if isinstance(model.config.get(key), int):
             yield Fact(label=label, value=write_count(model.config[key]))
     for key in ("prompt_mode", "spelling"):
         if isinstance(model.itemic.get(key), str):
             yield Fact(label=key.replace("_", " ").capitalize(), value=model.itemic[key])
-
-
-def write_parameters(count: int) -> str:
-    """Returns a number of parameters as is usual: ``4.2M``, ``1.7B``."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return str(count)

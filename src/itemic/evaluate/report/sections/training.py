@@ -7,7 +7,7 @@ from typing import Any
 
 from itemic.evaluate.report.artifacts import RunArtifacts, TrainingLog
 from itemic.evaluate.report.figures import Figure, Line, Spec, Style, View, line_chart, palette
-from itemic.evaluate.report.formats import write_count, write_duration, write_number
+from itemic.evaluate.report.formats import write_count, write_duration, write_number, write_quantity
 from itemic.evaluate.report.sections.parts import Fact, Missing
 
 __all__ = ["Choice", "TrainingSection", "best_valid", "describe_training", "thin", "with_speed"]
@@ -48,7 +48,14 @@ def describe_training(artifacts: RunArtifacts) -> TrainingSection | Missing:
     log = artifacts.training
     if log is None or not log.train:
         return Missing.of("sft.jsonl", "sft")
-    return TrainingSection(facts=tuple(_facts(log)), figures=tuple(_figures(log)))
+    figures = list(_figures(log))
+    if artifacts.alignment is not None and artifacts.alignment.train:
+        caption = (
+            "The training before, which taught the new tokens their place: cross-entropy a predicted token in nats."
+        )
+        view = View(label="Alignment", spec=_loss_spec(artifacts.alignment))
+        figures.append(Figure(key="figure-align", title="Alignment", caption=caption, views=(view,), height_px=300))
+    return TrainingSection(facts=tuple(_facts(log)), figures=tuple(figures))
 
 
 def best_valid(log: TrainingLog) -> Choice | None:
@@ -97,6 +104,9 @@ def _facts(log: TrainingLog) -> Iterator[Fact]:
         yield Fact(label=f"Best {_name(best.key)}", value=f"{best.value:.4g}", note=note)
     if "wall_time_s" in last:
         yield Fact(label="Time in training", value=write_duration(last["wall_time_s"]))
+    num_tokens = sum(record.get("tokens", 0) for record in log.train)
+    if num_tokens:
+        yield Fact(label="Tokens read", value=write_quantity(num_tokens), note="with repeats, an epoch after another")
     speeds = sorted(float(record["tokens_per_s"]) for record in with_speed(log.train) if record.get("tokens_per_s"))
     if speeds:
         yield Fact(label="Tokens a second", value=write_count(speeds[len(speeds) // 2]), note="median")
