@@ -21,7 +21,7 @@ __all__ = ["ComparisonConfig", "Recipe", "load_recipe", "override"]
 class ComparisonConfig(EvaluateConfig):
     """The protocol, how the trained model is decoded, and what it is compared with."""
 
-    baselines: tuple[str, ...] = ("popularity", "repeat_last", "item_knn", "covisit_knn", "ease", "sasrec")
+    baselines: tuple[str, ...] = ("popularity", "repeat-last", "item-knn", "covisit-knn", "ease", "sasrec")
     """Recommenders fitted to the same training part; none evaluates the model alone."""
     num_beams: int = 50
     """Beam width; 50 as in MiniOneRec's evaluation."""

@@ -94,6 +94,6 @@ def test_windows_label_every_position_once_within_the_history_bound(
 
 
 def test_windows_by_hand() -> None:
-    assert windows(7, max_history=3, stride=2, offset=0) == [(0, 4, 0), (1, 5, 3), (3, 7, 2)]
+    assert windows(7, max_history=3, stride=2, offset=0) == [(0, 3, 0), (1, 5, 2), (3, 7, 2)]
     assert windows(0, 3, 2, 0) == []
-    assert Fraction(sum(stop - start for start, stop, _ in windows(7, 3, 2, 0)), 7) == Fraction(12, 7)
+    assert Fraction(sum(stop - start for start, stop, _ in windows(7, 3, 2, 0)), 7) == Fraction(11, 7)

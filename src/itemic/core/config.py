@@ -83,9 +83,17 @@ def _refuse_unknown_keys(config_type: Any, values: Any, source: str, prefix: str
             nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
             hint = f"; did you mean {prefix}{nearest[0]}?" if nearest else ""
             raise ConfigError(f"{source}: unknown key {prefix}{key}{hint}")
-        nested = [option for option in _options(hints[key]) if dataclasses.is_dataclass(option)]
-        if len(nested) == 1:
-            _refuse_unknown_keys(nested[0], value, source, f"{prefix}{key}.")
+        nested = _nested_config(hints[key], value)
+        if nested is not None:
+            _refuse_unknown_keys(nested, value, source, f"{prefix}{key}.")
+
+
+def _nested_config(hint: Any, value: Any) -> Any:
+    """Returns the dataclass that a value is meant for: the only one, or of several the one of the same ``format``."""
+    nested = [option for option in _options(hint) if dataclasses.is_dataclass(option)]
+    if len(nested) > 1 and isinstance(value, Mapping):
+        nested = [option for option in nested if getattr(option, "format", None) == value.get("format")]
+    return nested[0] if len(nested) == 1 else None
 
 
 def _options(hint: Any) -> list[Any]:

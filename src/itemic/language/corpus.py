@@ -37,7 +37,7 @@ def windows(length: int, max_history: int, stride: int, offset: int) -> list[tup
     cuts = [length]
     while cuts[-1] > size:
         step = stride - offset if len(cuts) == 1 and offset else stride
-        cuts.append(max(size, cuts[-1] - step))
+        cuts.append(cuts[-1] - step)
     stops = cuts[::-1]
     starts = [max(0, stop - size) for stop in stops]
     labels = [0, *stops[:-1]]

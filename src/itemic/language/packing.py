@@ -17,6 +17,8 @@ from torch import Tensor
 from itemic.core.errors import DataError
 from itemic.language.prompts import TokenExample
 
+_NUM_OPEN_ROWS = 32
+
 __all__ = ["Group", "PackedRows", "TreeRow", "pack_rows", "rows_to_batch", "visible"]
 
 
@@ -87,28 +89,54 @@ class TreeRow:
 def pack_rows(groups: Iterable[Group], row_tokens: int) -> list[TreeRow]:
     """Returns rows of at most ``row_tokens`` tokens that hold every example of every group.
 
-    Groups fill rows in the given order, so shuffled groups give random rows; a group that is larger than a row is
-    continued in the next ones, at the price of its shared prefix once more.
+    A group goes into the fullest of a few open rows that has room for it, so shuffled groups give random rows that are
+    nearly full; a group larger than a row is continued in others, at the price of its shared prefix once more.
 
     Raises:
         DataError: if a single example is longer than a row.
     """
-    rows: list[TreeRow] = []
-    row: list[tuple[TokenExample, int]] = []
-    row_size = 0
+    full: list[_OpenRow] = []
+    is_open: list[_OpenRow] = []
     heads: dict[int, np.ndarray] = {}
     for group in groups:
         for part, size in _parts(group, row_tokens):
-            shared = _common_prefix(heads[group.task], part[0].tokens[:-1]) if group.task in heads else 0
-            if row and row_size + size - shared > row_tokens:
-                rows.append(_build_tree(row))
-                row, row_size, shared, heads = [], 0, 0, {}
-            heads.setdefault(group.task, part[0].tokens[:-1])
-            row.extend((example, group.task) for example in part)
-            row_size += size - shared
-    if row:
-        rows.append(_build_tree(row))
-    return rows
+            first = part[0].tokens[:-1]
+            shared = _common_prefix(heads.setdefault(group.task, first), first)
+            fitting = [row for row in is_open if row.size_with(size, shared, group.task) <= row_tokens]
+            if fitting:
+                row = max(fitting, key=lambda each: each.size)
+            else:
+                row = _OpenRow()
+                is_open.append(row)
+                if len(is_open) > _NUM_OPEN_ROWS:
+                    fullest = max(is_open[:-1], key=lambda each: each.size)
+                    is_open.remove(fullest)
+                    full.append(fullest)
+            row.add(part, size, shared, group.task)
+    return [_build_tree(row.examples) for row in [*full, *is_open]]
+
+
+class _OpenRow:
+    """A row that still takes parts; its size counts a prefix that parts of one task share once.
+
+    What is shared is measured against the task's first example: two parts that agree with it over some tokens agree
+    with each other over the fewer of them, so the size is never too small.
+    """
+
+    def __init__(self) -> None:
+        self.examples: list[tuple[TokenExample, int]] = []
+        self.size = 0
+        self._shared: dict[int, int] = {}
+
+    def size_with(self, size: int, shared: int, task: int) -> int:
+        """Returns the row's size with a part of ``size`` tokens."""
+        return self.size + size - min(shared, self._shared.get(task, 0))
+
+    def add(self, part: Sequence[TokenExample], size: int, shared: int, task: int) -> None:
+        """Takes a part in."""
+        self.size = self.size_with(size, shared, task)
+        self._shared[task] = max(shared, self._shared.get(task, 0))
+        self.examples.extend((example, task) for example in part)
 
 
 def rows_to_batch(rows: Sequence[TreeRow], pad_token: int, multiple: int = 8) -> PackedRows:

@@ -1,0 +1,57 @@
+"""Every recipe of the repository is one that itemic accepts, and bad ones are refused by name."""
+
+from pathlib import Path
+
+import pytest
+
+from itemic.core.errors import ConfigError
+from itemic.recipe import load_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_validate(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.prepare.max_history == recipe.sft.max_history, "histories are cut to one length everywhere"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+SOURCE = "prepare:\n  source: {format: movielens}\n"
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path, SOURCE + "sft:\n  training: {learning_rat: 0.1}\n")
+    with pytest.raises(ConfigError, match=r"unknown key sft.training.learning_rat; did you mean .*learning_rate"):
+        load_recipe(path)
+    path = write(tmp_path, "prepare:\n  source: {format: movielens, pth: x}\n")
+    with pytest.raises(ConfigError, match=r"unknown key prepare.source.pth; did you mean prepare.source.path"):
+        load_recipe(path)
+
+
+def test_a_wrong_type_and_a_missing_key_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sft.training.epochs.*integer.*'many'"):
+        load_recipe(write(tmp_path, SOURCE + "sft:\n  training: {epochs: many}\n"))
+    with pytest.raises(ConfigError, match="missing key prepare"):
+        load_recipe(write(tmp_path, "seed: 1\n"))
+    with pytest.raises(ConfigError, match="no such file"):
+        load_recipe(tmp_path / "nothing.yaml")
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        load_recipe(write(tmp_path, "- 1\n"))
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_recipe(write(tmp_path, "a: [\n"))
+
+
+def test_changes_from_the_command_line_reach_nested_keys(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, SOURCE), ("sft.training.epochs=3", "tokenize.codebook_sizes=[8, 8]"))
+    assert recipe.sft.training.epochs == 3
+    assert recipe.tokenize.codebook_sizes == (8, 8)
+    with pytest.raises(ConfigError, match="expected key=value"):
+        load_recipe(write(tmp_path, SOURCE), ("sft",))
+    with pytest.raises(ConfigError, match="seed holds a value"):
+        load_recipe(write(tmp_path, SOURCE + "seed: 3\n"), ("seed.x=1",))
