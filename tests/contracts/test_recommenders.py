@@ -144,8 +144,9 @@ def test_filters_of_another_length_and_lists_of_no_length_are_refused(recommende
         recommender.recommend([[0]], 0)
 
 
-@pytest.mark.parametrize("name", [name for name in BASELINES if name != "sasrec"])
+@pytest.mark.parametrize("name", BASELINES)
 def test_held_out_items_teach_nothing(name):
-    """What a baseline without early stopping learns is the same whatever the valid and test items are."""
-    first, second = (RECOMMENDERS[name](make_dataset(last)).recommend([[0, 1, 2]], 9) for last in ((7, 6), (8, 3)))
+    """Test items change nothing that is learned, nor do valid items but where they choose the epoch."""
+    other = (7, 3) if name == "sasrec" else (8, 3)
+    first, second = (RECOMMENDERS[name](make_dataset(last)).recommend([[0, 1, 2]], 9) for last in ((7, 6), other))
     np.testing.assert_array_equal(first.score, second.score)

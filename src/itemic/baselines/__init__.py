@@ -12,6 +12,7 @@ from itemic.baselines.item_knn import ItemKNN, ItemKNNConfig
 from itemic.baselines.popularity import Popularity
 from itemic.baselines.registry import BASELINES, fit_baseline, fit_baselines
 from itemic.baselines.repeat_last import RepeatLast
+from itemic.baselines.sasrec import SASRec, SASRecConfig
 
 __all__ = [
     "BASELINES",
@@ -24,6 +25,8 @@ __all__ = [
     "ItemKNNConfig",
     "Popularity",
     "RepeatLast",
+    "SASRec",
+    "SASRecConfig",
     "fit_baseline",
     "fit_baselines",
 ]

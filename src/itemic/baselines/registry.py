@@ -10,6 +10,7 @@ from itemic.baselines.ease import EASE
 from itemic.baselines.item_knn import ItemKNN
 from itemic.baselines.popularity import Popularity
 from itemic.baselines.repeat_last import RepeatLast
+from itemic.baselines.sasrec import SASRec
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError
 
@@ -22,6 +23,7 @@ BASELINES: Mapping[str, type[DenseRecommender]] = MappingProxyType(
         "item-knn": ItemKNN,
         "covisit-knn": CovisitKNN,
         "ease": EASE,
+        "sasrec": SASRec,
     }
 )
 """Every baseline by its name in recipes, plainest first."""
