@@ -109,10 +109,16 @@ class Corpus:
         groups = [group for index, name in enumerate(self.weights) for group in self._task_groups(index, name, rng)]
         return [groups[position] for position in rng.permutation(len(groups))]
 
-    def validation(self) -> list[Group]:
-        """Returns the next-item examples of the validation split, each with its own prompt."""
+    def validation(self, max_examples: int = 0) -> list[Group]:
+        """Returns next-item examples of the validation split, each with its own prompt.
+
+        Args:
+            max_examples: Takes evenly spaced ones where there are more; 0 takes all.
+        """
         index = self.task_names.index("next_item") if "next_item" in self.weights else 0
         valid = self.dataset.valid.with_columns(pl.col("history").list.tail(self.max_history))
+        if 0 < max_examples < valid.height:
+            valid = valid[np.linspace(0, valid.height - 1, max_examples).astype(np.int64).tolist()]
         return example_groups(valid, TASKS["next_item"], index, self._texts, self.renderer)
 
     def _task_groups(self, index: int, name: str, rng: np.random.Generator) -> Iterator[Group]:

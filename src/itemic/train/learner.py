@@ -74,7 +74,8 @@ class SftLearner:
         row_tokens: int,
         rows_per_batch: int,
         seed: int,
-        ranking: Ranking | None,
+        max_valid_examples: int = 0,
+        ranking: Ranking | None = None,
     ) -> None:
         """Prepares the validation rows.
 
@@ -84,6 +85,7 @@ class SftLearner:
             row_tokens: Most tokens in a packed row.
             rows_per_batch: Rows of a micro-batch.
             seed: Decides order and sampling of each epoch.
+            max_valid_examples: Validation examples whose loss is taken; 0 takes all.
             ranking: Judges the model by its ranked lists; None judges by the validation loss.
         """
         self.module = NextTokenLoss(model, len(corpus.task_names))
@@ -93,7 +95,7 @@ class SftLearner:
         self._row_tokens, self._rows_per_batch, self._seed = row_tokens, rows_per_batch, seed
         pad_token = model.tokenizer.pad_token_id
         self._pad_token = 0 if pad_token is None else int(pad_token)
-        self._valid = self._pack(corpus.validation())
+        self._valid = self._pack(corpus.validation(max_valid_examples))
         self.micro_batches = functools.lru_cache(maxsize=1)(self._micro_batches)
 
     def _micro_batches(self, epoch: int) -> list[list[TreeRow]]:

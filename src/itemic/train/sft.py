@@ -74,7 +74,7 @@ class SftConfig:
     select_by: Literal["loss", "ndcg"] = "loss"
     """Validation figure that decides which parameters are kept: loss, or NDCG@10 of constrained beam search."""
     max_valid_examples: int = 1000
-    """Validation examples ranked for ``select_by: ndcg``; 0 ranks all."""
+    """Validation examples whose loss is taken and that are ranked; 0 takes all."""
     training: TrainConfig = field(default_factory=TrainConfig)
     """How to optimise."""
 
@@ -174,6 +174,7 @@ def _train(
         row_tokens=config.row_tokens,
         rows_per_batch=config.rows_per_batch,
         seed=seed,
+        max_valid_examples=config.max_valid_examples,
         ranking=_ranking(config, dataset, catalog, model, renderer, seed) if config.select_by == "ndcg" else None,
     )
     result = train(learner, config.training, folder=checkpoints, log_path=log_path, fingerprint=fingerprint, seed=seed)
