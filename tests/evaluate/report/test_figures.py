@@ -29,7 +29,7 @@ STYLES = palette(["a", "b", "itemic"], "itemic")
         ),
         heat_strip(["level 1", "level 2"], [[1, 2, 3], [4, 5, None]], hover="%{z}", bar_title="items"),
         tree_map(
-            ["r", "c"], ["R", "C"], ["", "r"], [2, 2], [0.1, None], (0.0, 0.2), ["t", ""], ["h", ""], bar_title="items"
+            ["r", "c"], ["R", "C"], ["", "r"], [2, 2], [1.0, None], (0.0, 1.0), ["t", ""], ["h", ""], bar_title="items"
         ),
     ],
     ids=["bars", "lines", "buckets", "strip", "tree"],

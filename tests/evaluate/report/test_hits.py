@@ -17,6 +17,7 @@ from itemic.evaluate.report.hits import (
     overlap,
     prefix_hit_rates,
     reliability,
+    wilson_interval,
 )
 
 
@@ -124,3 +125,24 @@ def test_honest_probabilities_lie_on_the_diagonal() -> None:
     assert found.observed == pytest.approx(found.stated, abs=0.03)
     assert found.expected_hit_rate == pytest.approx(0.8)
     assert sum(found.counts) == 8000
+    assert not found.promise_is_off
+
+
+def test_a_broken_promise_is_told_from_bad_luck() -> None:
+    sure = [[np.log(0.9)]]
+    assert reliability(_table([1] * 50, [[0]] * 50, sure * 50), 1).promise_is_off
+    assert not reliability(_table([1], [[0]], [[np.log(0.5)]]), 1).promise_is_off
+
+
+def test_bins_have_hits() -> None:
+    table = _table([0] * 16 + [1] * 84, [[0, 2]] * 100, [[np.log(0.2), np.log(0.1)]] * 100)
+    assert len(reliability(table, 2, num_bins=12).counts) == 2
+
+
+def test_wilson_by_hand() -> None:
+    # No success in n: 0 to z² / (n + z²).
+    low, high = wilson_interval(0, 96)
+    assert low == 0
+    assert high == pytest.approx(1.96**2 / (96 + 1.96**2))
+    low, high = wilson_interval(5, 10)
+    assert (low + high) / 2 == pytest.approx(0.5)

@@ -146,7 +146,7 @@ def test_figures_behind_the_averages(artifacts: RunArtifacts, place: Standing) -
         "figure-depth",
         "figure-overlap",
         "figure-slots",
-        "figure-reliability",
+        "figure-honesty",
     ]
     rows = figures["figure-history-length"].views[0].table.rows
     assert [row[0] for row in rows] == list(place.order)
@@ -267,6 +267,11 @@ def test_training_has_a_curve_for_each_task(artifacts: RunArtifacts) -> None:
         "Gradient norm",
         "Tokens a second",
     ]
+
+
+def test_an_alignment_before_has_its_own_curve(artifacts: RunArtifacts) -> None:
+    section = describe_training(dataclasses.replace(artifacts, alignment=artifacts.training))
+    assert [figure.key for figure in section.figures] == ["figure-loss", "figure-steps", "figure-align"]
 
 
 # Semantic IDs.

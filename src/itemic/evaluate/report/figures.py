@@ -16,6 +16,7 @@ __all__ = [
     "bar_chart",
     "bucket_chart",
     "heat_strip",
+    "interval_bars",
     "line_chart",
     "palette",
     "tree_map",
@@ -187,7 +188,7 @@ def bucket_chart(buckets: Sequence[str], series: Sequence[BucketSeries], *, x_ti
             "x": [bucket + step * (index - (len(series) - 1) / 2) for bucket in range(len(buckets))],
             "y": list(one.values),
             "customdata": list(zip(buckets, one.lows, one.highs, strict=True)),
-            "error_y": _error_bars(one),
+            "error_y": interval_bars(one.values, one.lows, one.highs, one.style.colour),
             "line": {"color": one.style.colour, "width": one.style.width, "dash": one.style.dash},
             "marker": {"color": one.style.colour, "symbol": one.style.symbol, "size": 8},
             "hovertemplate": "<b>%{fullData.name}</b> · %{customdata[0]}<br>%{y:.4f}"
@@ -299,22 +300,28 @@ def tree_map(
     return {"data": [trace], "layout": layout}
 
 
+def interval_bars(
+    values: Sequence[int | float | None],
+    lows: Sequence[int | float | None],
+    highs: Sequence[int | float | None],
+    colour: str,
+) -> Spec:
+    """Returns a trace's vertical error bars from the ends of its intervals."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [_gap(value, high) for value, high in zip(values, highs, strict=True)],
+        "arrayminus": [_gap(low, value) for value, low in zip(values, lows, strict=True)],
+        "color": colour,
+        "thickness": 1,
+        "width": 0,
+    }
+
+
 def _axes(x_title: str, y_title: str) -> Spec:
     return {
         "xaxis": {"title": {"text": x_title}, "automargin": True},
         "yaxis": {"title": {"text": y_title}, "automargin": True},
-    }
-
-
-def _error_bars(one: BucketSeries) -> Spec:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [_gap(value, high) for value, high in zip(one.values, one.highs, strict=True)],
-        "arrayminus": [_gap(low, value) for value, low in zip(one.values, one.lows, strict=True)],
-        "color": one.style.colour,
-        "thickness": 1,
-        "width": 0,
     }
 
 

@@ -3,6 +3,7 @@
 Pure functions of ranking tables (columns example_id, target, num_better, num_tied, items, scores); no page, no files.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,11 @@ __all__ = [
     "overlap",
     "prefix_hit_rates",
     "reliability",
+    "wilson_interval",
 ]
+
+
+_HITS_A_BIN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,13 @@ class Reliability:
     """What the stated probabilities of the first K items promise: their mean sum a list."""
     observed_hit_rate: float
     """What came true."""
+    num_lists: int
+
+    @property
+    def promise_is_off(self) -> bool:
+        """Whether promise and truth differ by more than two standard errors, so that it is worth a word."""
+        spread = math.sqrt(self.expected_hit_rate * max(0.0, 1 - self.expected_hit_rate) / self.num_lists)
+        return abs(self.expected_hit_rate - self.observed_hit_rate) > 2 * spread
 
 
 def hit_probability(table: pl.DataFrame, cutoff: int) -> Float[np.ndarray, "B"]:
@@ -115,21 +127,33 @@ def reliability(table: pl.DataFrame, cutoff: int, num_bins: int = 12) -> Reliabi
     Args:
         table: Ranked lists whose scores are log-probabilities.
         cutoff: How many items of each list count.
-        num_bins: At most this many bins; fewer where there are few items.
+        num_bins: At most this many bins; fewer where there are few hits, so that a bin has some.
     """
     items, scores = listed_items(table, cutoff), listed_scores(table, cutoff)
     listed = items >= 0
     is_target = (items == table["target"].to_numpy()[:, None]) & listed
     stated = np.where(listed, np.exp(scores), 0.0)
     order = np.argsort(stated[listed], kind="stable")
-    bins = np.array_split(order, min(num_bins, max(1, len(order) // 30)))
+    bins = np.array_split(order, min(num_bins, max(1, int(is_target.sum()) // _HITS_A_BIN)))
     return Reliability(
         stated=tuple(float(stated[listed][rows].mean()) for rows in bins),
         observed=tuple(float(is_target[listed][rows].mean()) for rows in bins),
         counts=tuple(len(rows) for rows in bins),
         expected_hit_rate=float(stated.sum(axis=1).mean()),
         observed_hit_rate=float(is_target.any(axis=1).mean()),
+        num_lists=len(table),
     )
+
+
+def wilson_interval(num_successes: int | float, count: int) -> tuple[float, float]:
+    """Returns Wilson's 95% interval of a share, which stays inside [0, 1] and says something even at 0 successes.
+
+    (p + z²/2n ± z √(p (1 - p)/n + z²/4n²)) / (1 + z²/n),   z = 1.96
+    """
+    z, share = 1.96, num_successes / count
+    centre, scale = share + z * z / (2 * count), 1 + z * z / count
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def listed_items(table: pl.DataFrame, cutoff: int) -> Int[np.ndarray, "B K"]:

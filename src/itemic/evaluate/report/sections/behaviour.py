@@ -19,13 +19,12 @@ from itemic.evaluate.report.figures import (
 from itemic.evaluate.report.focus import Standing
 from itemic.evaluate.report.formats import write_percent
 from itemic.evaluate.report.hits import (
-    are_log_probabilities,
     metric_curve,
     overlap,
     prefix_hit_rates,
-    reliability,
 )
 from itemic.evaluate.report.sections.exposure import slot_figures
+from itemic.evaluate.report.sections.honesty import honesty_figure
 
 __all__ = ["describe_behaviour"]
 
@@ -53,7 +52,7 @@ def describe_behaviour(
         figures += _overlap_figure(artifacts, place, cutoff)
         shown = frozenset(name for name in place.order if _shown(place, name))
         figures += slot_figures(artifacts, place, styles, shown, cutoff)
-        figures += _reliability_figure(artifacts, place, cutoff)
+        figures += honesty_figure(artifacts, place, cutoff)
     return tuple(figures)
 
 
@@ -215,51 +214,3 @@ def _stacked(traces: list[Spec]) -> Spec:
         "yaxis": {"automargin": True, "autorange": "reversed", "type": "category", "title": {"text": ""}},
     }
     return {"data": traces, "layout": layout}
-
-
-def _reliability_figure(artifacts: RunArtifacts, place: Standing, cutoff: int) -> Iterator[Figure]:
-    table = artifacts.rankings.get(place.focus)
-    if table is None or not are_log_probabilities(table):
-        return
-    found = reliability(table, cutoff)
-    ends = [min(found.stated), max(found.stated)]
-    lines = [
-        Line(
-            name=place.focus,
-            x=found.stated,
-            y=found.observed,
-            style=Style(colour="var(--focus)", symbol="circle", dash="solid", width=2),
-            markers=True,
-            hover="stated %{x:.3%}, came true %{y:.3%}",
-        ),
-        Line(
-            name="honest",
-            x=ends,
-            y=ends,
-            style=Style(colour="var(--faint)", symbol="circle", dash="dot", width=1.5),
-            hover="%{y:.3%}",
-        ),
-    ]
-    spec = line_chart(lines, x_title="stated probability", y_title="share that came true")
-    spec["layout"]["hovermode"] = "closest"
-    spec["layout"]["xaxis"] |= {"tickformat": ".1%", "rangemode": "tozero"}
-    spec["layout"]["yaxis"] |= {"tickformat": ".1%", "rangemode": "tozero"}
-    rows = tuple(
-        (write_percent(stated, 2), write_percent(observed, 2), count)
-        for stated, observed, count in zip(found.stated, found.observed, found.counts, strict=True)
-    )
-    yield Figure(
-        key="figure-reliability",
-        title="Can its probabilities be trusted?",
-        caption=f"Items in the first {cutoff} of {place.focus}, in bins of equal size. It promises "
-        f"{write_percent(found.expected_hit_rate)} hits and has {write_percent(found.observed_hit_rate)}: "
-        f"{_judge(found.expected_hit_rate, found.observed_hit_rate)}.",
-        views=(View(label="Reliability", spec=spec, table=Table(columns=("Stated", "Came true", "Items"), rows=rows)),),
-        height_px=340,
-    )
-
-
-def _judge(expected: float, observed: float) -> str:
-    if expected > 1.15 * observed:
-        return "too sure of itself"
-    return "less sure than it could be" if expected < observed / 1.15 else "about as sure as it should be"

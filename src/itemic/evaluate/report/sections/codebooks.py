@@ -90,6 +90,8 @@ def _facts(catalog: Catalog, found: Mapping[str, Any]) -> Iterator[Fact]:
     before, after = found["collisions"]["before"], found["collisions"]["after"]
     space = int(np.prod([float(size) for size in catalog.codebook_sizes]))
     sizes = " × ".join(map(str, catalog.codebook_sizes))
+    if len(set(catalog.codebook_sizes)) == 1:
+        sizes = f"{catalog.num_levels} × {catalog.codebook_sizes[0]:,}"
     used = f"{write_percent(catalog.num_items / space, 2)} of {space:,} possible"
     yield Fact(label="Codebooks", value=sizes, note=used)
     spread = f"at most {before['max_items']} items on one ID"
@@ -180,8 +182,8 @@ def _use_figure(catalog: Catalog, found: Mapping[str, Any]) -> Figure:
     return Figure(
         key="figure-codes",
         title="Use of the codes",
-        caption="One cell a code, darker with more items. Even colour is good use; pale cells are tokens the model "
-        "never learns. Codebooks beyond 1,024 codes are drawn in cells of several.",
+        caption="One cell a code, its colour the stronger the more items. Even colour is good use; cells without are "
+        "tokens the model never learns. Codebooks beyond 1,024 codes are drawn in cells of several.",
         views=tuple(views),
         height_px=90 + 62 * catalog.num_levels,
     )

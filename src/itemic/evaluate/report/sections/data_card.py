@@ -21,7 +21,7 @@ from itemic.evaluate.report.sections.parts import Fact, Missing, flatten, log2_h
 __all__ = ["DataSection", "describe_data", "train_popularity"]
 
 _SPLITS = ("train", "valid", "test")
-_SHOWN_ELSEWHERE = ("checks", "counts", "rejects", "steps")
+_SHOWN_ELSEWHERE = ("checks", "config", "counts", "rejects", "steps")
 _MAX_TIME_BINS = 48
 _LINE = Style(colour="var(--focus)", symbol="circle", dash="solid", width=2.5)
 _EVEN = Style(colour="var(--faint)", symbol="circle", dash="dot", width=1.5)
@@ -55,7 +55,7 @@ def describe_data(artifacts: RunArtifacts) -> DataSection | Missing:
     return DataSection(
         facts=tuple(_facts(dataset, popularity)),
         splits=_split_table(dataset),
-        details=tuple(flatten({key: value for key, value in info.items() if key not in _SHOWN_ELSEWHERE})),
+        details=tuple(flatten(_details(info))),
         checks=tuple(_checks(info["checks"])) if "checks" in info else (),
         steps=_step_table(info.get("steps", {})),
         rejects=_reject_table(artifacts.rejects),
@@ -140,6 +140,12 @@ def _split_table(dataset: Dataset) -> Table:
 def _mean(values: pl.Series) -> float | None:
     mean = values.mean()
     return None if mean is None else float(mean)  # type: ignore[arg-type]
+
+
+def _details(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the protocol and where the data came from; every other setting stands in the recipe."""
+    details = {key: value for key, value in info.items() if key not in _SHOWN_ELSEWHERE}
+    return {**details, "source": info.get("config", {}).get("source", {})}
 
 
 def _checks(checks: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -234,7 +240,7 @@ def _timeline(interactions: pl.DataFrame) -> Spec | None:
         return None
     times = timed["timestamp"].to_numpy().astype(np.float64)
     edges = np.linspace(times.min(), times.max(), _MAX_TIME_BINS + 1)
-    days = [write_date(float(edge)) for edge in edges]
+    instants = [np.datetime64(int(edge), "s").astype(str) for edge in edges]
     traces = []
     for name, colour in zip(_SPLITS, ("var(--focus)", "var(--series-1)", "var(--series-2)"), strict=True):
         counts, _ = np.histogram(times[(timed["split"] == name).to_numpy()], bins=edges)
@@ -242,11 +248,11 @@ def _timeline(interactions: pl.DataFrame) -> Spec | None:
             {
                 "type": "bar",
                 "name": name,
-                "x": days[:-1],
-                "customdata": days[1:],
+                "x": instants[:-1],
                 "y": counts.tolist(),
+                "offset": 0,
                 "marker": {"color": colour},
-                "hovertemplate": "%{x} to %{customdata}: %{y:,}",
+                "hovertemplate": "%{y:,}",
             }
         )
     layout = {

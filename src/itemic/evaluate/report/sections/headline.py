@@ -205,7 +205,7 @@ def _honesty_findings(artifacts: RunArtifacts, place: Standing, cutoff: int) -> 
     if table is None or not are_log_probabilities(table):
         return
     found = reliability(table, cutoff)
-    if found.observed_hit_rate > 0 and found.expected_hit_rate > _DISHONEST * found.observed_hit_rate:
+    if found.promise_is_off and found.expected_hit_rate > _DISHONEST * found.observed_hit_rate:
         text = (
             f"{place.focus} is too sure of itself: its probabilities promise {write_percent(found.expected_hit_rate)} "
             f"hits in {cutoff}, {write_percent(found.observed_hit_rate)} came true."

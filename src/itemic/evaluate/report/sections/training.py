@@ -50,9 +50,7 @@ def describe_training(artifacts: RunArtifacts) -> TrainingSection | Missing:
         return Missing.of("sft.jsonl", "sft")
     figures = list(_figures(log))
     if artifacts.alignment is not None and artifacts.alignment.train:
-        caption = (
-            "The training before, which taught the new tokens their place: cross-entropy a predicted token in nats."
-        )
+        caption = "The training before, on its own data and parameters: cross-entropy a predicted token in nats."
         view = View(label="Alignment", spec=_loss_spec(artifacts.alignment))
         figures.append(Figure(key="figure-align", title="Alignment", caption=caption, views=(view,), height_px=300))
     return TrainingSection(facts=tuple(_facts(log)), figures=tuple(figures))
