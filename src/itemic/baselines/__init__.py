@@ -10,7 +10,7 @@ from itemic.baselines.dense import DenseRecommender
 from itemic.baselines.ease import EASE, EASEConfig
 from itemic.baselines.item_knn import ItemKNN, ItemKNNConfig
 from itemic.baselines.popularity import Popularity
-from itemic.baselines.registry import BASELINES, fit_baseline, fit_baselines
+from itemic.baselines.registry import BASELINES, fit_baseline
 from itemic.baselines.repeat_last import RepeatLast
 from itemic.baselines.sasrec import SASRec, SASRecConfig
 
@@ -28,5 +28,4 @@ __all__ = [
     "SASRec",
     "SASRecConfig",
     "fit_baseline",
-    "fit_baselines",
 ]

@@ -1,7 +1,6 @@
-"""The baselines by the names that recipes use, and how to fit some of them."""
+"""The baselines by the names that recipes use, and how to fit one of them."""
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from itemic.baselines.covisit_knn import CovisitKNN
@@ -14,7 +13,7 @@ from itemic.baselines.sasrec import SASRec
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError
 
-__all__ = ["BASELINES", "fit_baseline", "fit_baselines"]
+__all__ = ["BASELINES", "fit_baseline"]
 
 BASELINES: Mapping[str, type[DenseRecommender]] = MappingProxyType(
     {
@@ -39,20 +38,3 @@ def fit_baseline(name: str, dataset: Dataset, *, seed: int) -> DenseRecommender:
     if name not in BASELINES:
         raise ConfigError(f"no baseline {name!r}; there are {', '.join(BASELINES)}")
     return BASELINES[name].fit(dataset, seed=seed)
-
-
-def fit_baselines(
-    names: Sequence[str], dataset: Dataset, *, seed: int
-) -> tuple[list[DenseRecommender], dict[str, float]]:
-    """Returns the baselines called ``names`` and the seconds each took to fit, by its name in tables.
-
-    Raises:
-        ConfigError: if there is none of a name.
-        DataError: if there are no training interactions.
-    """
-    fitted, fit_s = [], {}
-    for name in names:
-        started = time.perf_counter()
-        fitted.append(fit_baseline(name, dataset, seed=seed))
-        fit_s[fitted[-1].name] = time.perf_counter() - started
-    return fitted, fit_s
