@@ -94,7 +94,7 @@ def make_world(num_items: int, num_users: int, seed: int = 0) -> World:
 
 
 def make_run(
-    folder: Path, *, num_items: int = 120, num_users: int = 60, codebook_size: int = 8, num_bootstrap: int = 50
+    folder: Path, *, num_items: int = 120, num_users: int = 150, codebook_size: int = 8, num_bootstrap: int = 50
 ) -> Run:
     """Writes every artefact of a run through ``Run.stage``, as the pipeline would."""
     run, world = Run(folder), make_world(num_items, num_users)

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import plotly.offline
 import pytest
 
+from itemic.core.files import read_json, write_json
 from itemic.core.run import Run
 from itemic.evaluate.report import ReportConfig, render_report
 from itemic.evaluate.report.page import write_json_script
@@ -141,6 +142,15 @@ def test_an_empty_run_names_every_stage(tmp_path: Path) -> None:
     for stage in ("prepare", "tokenize", "sft", "evaluate", "run"):
         assert f"itemic {stage}" in text
     assert "specs" not in outline.scripts
+
+
+def test_metrics_without_a_breakdown_or_lists_still_make_a_page(whole_run: Run, tmp_path: Path) -> None:
+    metrics = read_json(whole_run.path("metrics.json"))
+    for entry in metrics["recommenders"].values():
+        entry["breakdown"] = {}
+    write_json(tmp_path / "metrics.json", metrics)
+    text = " ".join(_parse(render_report(ReportConfig(), Run(tmp_path), seed=0)).words)
+    assert "have no breakdown and there are no ranked lists" in text
 
 
 @pytest.mark.parametrize("lost", ["dataset", "catalog", "sft.jsonl", "model", "metrics.json", "rankings"])

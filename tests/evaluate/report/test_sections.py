@@ -24,6 +24,8 @@ from itemic.evaluate.report.sections.parts import Missing, flatten, log2_histogr
 from itemic.evaluate.report.sections.provenance import describe_provenance
 from itemic.evaluate.report.sections.results import describe_results, holm
 from itemic.evaluate.report.sections.training import best_valid, describe_training, thin, with_speed
+from itemic.sid.catalog import Catalog
+from itemic.sid.quality import quality
 
 
 @pytest.fixture
@@ -177,6 +179,11 @@ def test_what_is_shown_most_often_is_counted(artifacts: RunArtifacts, place: Sta
     assert len(table.rows) == 10
 
 
+def test_few_hits_draw_no_curve_of_honesty(artifacts: RunArtifacts, place: Standing) -> None:
+    few = {**artifacts.rankings, "itemic": artifacts.rankings["itemic"].head(5)}
+    assert "figure-honesty" not in _behaviour(dataclasses.replace(artifacts, rankings=few), place)
+
+
 def test_a_breakdown_with_other_groups_is_refused(artifacts: RunArtifacts, place: Standing) -> None:
     bent = _bent(artifacts.metrics, "recommenders", "EASE", "breakdown", "history_length", to=[])
     with pytest.raises(ArtifactError, match="EASE has breakdown groups"):
@@ -306,6 +313,17 @@ def test_staying_under_one_code_is_set_against_chance() -> None:
     stay, chance = same_first_code(first_codes, np.array([0, 2, 0]), np.array([1, 2, 2]))
     assert stay == pytest.approx(2 / 3)
     assert chance == pytest.approx(2 / 3 * 1 / 3 + 1 / 3 * 2 / 3)
+
+
+def test_a_catalog_of_one_shared_level_is_described(artifacts: RunArtifacts) -> None:
+    codes = artifacts.catalog.codes[:, :1]
+    catalog = Catalog(codes, artifacts.catalog.item_ids, artifacts.catalog.codebook_sizes[:1], shares=True)
+    figures = quality(codes, codes, catalog.codebook_sizes)
+    section = describe_codebooks(dataclasses.replace(artifacts, catalog=catalog, quality=figures), None, 10)
+    assert {fact.label: fact.note for fact in section.facts}["Collision rate in the catalog"] == "items share IDs"
+    assert len(section.levels.rows) == 1
+    names = section.figures[1].views[0].spec["data"][0]["ids"]
+    assert len(names) == 1 + section.num_groups
 
 
 def test_titles_in_tooltips_are_text(artifacts: RunArtifacts) -> None:

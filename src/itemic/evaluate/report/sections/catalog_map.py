@@ -17,7 +17,7 @@ from itemic.sid.catalog import Catalog
 __all__ = ["Tile", "map_figure", "tiles", "top_titles"]
 
 _MAX_FIRST_CODES = 256
-_MAX_SECOND_CODES = 12
+_MAX_SECOND_CODES = 6
 _REST = "others"
 
 
@@ -127,7 +127,7 @@ def _view(
     first_heats = [heat for heat, first in zip(heats, is_first, strict=True) if first and heat is not None]
     heads = [f"<b>{_escape(part.label)}</b><br>{len(part.items):,} items" for part in parts]
     hovers = [
-        "<br>".join([f"{head}, {note}", *_best(part, titles, popularity, 5, 60)])
+        "<br>".join([f"{head}, {note}", *_best(part, titles, popularity, 4, 48)])
         for part, head, note in zip(parts, heads, notes, strict=True)
     ]
     spec = tree_map(

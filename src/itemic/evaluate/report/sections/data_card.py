@@ -240,7 +240,7 @@ def _timeline(interactions: pl.DataFrame) -> Spec | None:
         return None
     times = timed["timestamp"].to_numpy().astype(np.float64)
     edges = np.linspace(times.min(), times.max(), _MAX_TIME_BINS + 1)
-    instants = [np.datetime64(int(edge), "s").astype(str) for edge in edges]
+    middles = [str(np.datetime64(int(middle), "s")) for middle in (edges[1:] + edges[:-1]) / 2]
     traces = []
     for name, colour in zip(_SPLITS, ("var(--focus)", "var(--series-1)", "var(--series-2)"), strict=True):
         counts, _ = np.histogram(times[(timed["split"] == name).to_numpy()], bins=edges)
@@ -248,9 +248,8 @@ def _timeline(interactions: pl.DataFrame) -> Spec | None:
             {
                 "type": "bar",
                 "name": name,
-                "x": instants[:-1],
+                "x": middles,
                 "y": counts.tolist(),
-                "offset": 0,
                 "marker": {"color": colour},
                 "hovertemplate": "%{y:,}",
             }

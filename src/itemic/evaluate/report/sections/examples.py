@@ -85,7 +85,7 @@ class ExamplesSection:
     score_name: str
     """``probability`` or ``score``."""
     hit_share: str
-    """Share of hits among all examples: the examples shown are half hits."""
+    """Share of hits among all examples; among those shown it is about half."""
     cutoff: int
     examples: tuple[Example, ...]
 

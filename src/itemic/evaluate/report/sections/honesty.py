@@ -10,16 +10,21 @@ from itemic.evaluate.report.hits import Reliability, are_log_probabilities, reli
 
 __all__ = ["honesty_figure", "judge"]
 
+_LEAST_BINS = 3
+"""Fewer points draw no curve: hits are too rare to say how honest the probabilities are."""
+
 _STATED = Style(colour="var(--focus)", symbol="circle", dash="solid", width=2)
 _HONEST = Style(colour="var(--faint)", symbol="circle", dash="dot", width=1.5)
 
 
 def honesty_figure(artifacts: RunArtifacts, place: Standing, cutoff: int) -> Iterator[Figure]:
-    """Yields the reliability diagram of the focus; none where its scores are no probabilities."""
+    """Yields the reliability diagram of the focus; none where its scores are no probabilities or hits are few."""
     table = artifacts.rankings.get(place.focus)
     if table is None or not are_log_probabilities(table):
         return
     found = reliability(table, cutoff)
+    if len(found.counts) < _LEAST_BINS:
+        return
     ends = [0.0, max(found.stated)]
     lines = [
         Line(
@@ -39,7 +44,7 @@ def honesty_figure(artifacts: RunArtifacts, place: Standing, cutoff: int) -> Ite
     spec["data"][0]["error_y"] = interval_bars(found.observed, lows, highs, _STATED.colour)
     spec["layout"]["hovermode"] = "closest"
     for axis in ("xaxis", "yaxis"):
-        spec["layout"][axis] |= {"tickformat": ".1%", "rangemode": "tozero"}
+        spec["layout"][axis] |= {"tickformat": ".2~%", "rangemode": "tozero"}
     columns = ("Stated", "Came true", "95% interval", "Items")
     rows = tuple(
         (write_percent(stated, 2), write_percent(observed, 2), _write_span(low, high), count)
