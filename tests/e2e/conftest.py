@@ -10,19 +10,19 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 NUM_ITEMS = 20
-NUM_USERS = 60
+NUM_USERS = 140
 
 
 def next_item(item: int) -> int:
-    """A walk through all items: multiplying and adding is one cycle of length 20 here."""
-    return (item * 11 + 3) % NUM_ITEMS
+    """A walk through all items: 13 and 20 share no factor."""
+    return (item + 13) % NUM_ITEMS
 
 
 def write_shop(folder: Path) -> None:
     log = ["user,item,time"]
     for user in range(NUM_USERS):
         item = user % NUM_ITEMS
-        for place in range(4 + user % 5):
+        for place in range(5 + user // NUM_ITEMS):
             log.append(f"u{user},i{item},{1_600_000_000 + 60 * place + user}")
             item = next_item(item)
     (folder / "log.csv").write_text("\n".join(log) + "\n")
@@ -83,8 +83,9 @@ def recipe(shop: Path, tmp_path: Path) -> Callable[..., Path]:
                 "max_history": 10,
                 "stride": 10,
                 "row_tokens": 64,
+                "rows_per_batch": 2,
                 "training": {
-                    "epochs": 40,
+                    "epochs": 30,
                     "learning_rate": 5e-3,
                     "weight_decay": 0.0,
                     "device": "cpu",

@@ -47,12 +47,12 @@ def test_the_whole_road_finds_every_next_item(
     assert after == before, "a second run changes nothing"
     capsys.readouterr()
 
-    main(["recommend", "--run", str(run), "--history", "i0", "Thing 3", "--k", "3", "--json"])
+    main(["recommend", "--run", str(run), "--history", "i10", "Thing 3", "--k", "3", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert [item["rank"] for item in found] == [1, 2, 3]
     assert found[0]["item_id"] == "i16"
     assert found[0]["probability"] > 0.5
-    main(["recommend", "--run", str(run), "--history", "i0", "i3", "--exclude", "i16", "--k", "19", "--json"])
+    main(["recommend", "--run", str(run), "--history", "i10", "i3", "--exclude", "i16", "--k", "19", "--json"])
     assert "i16" not in {item["item_id"] for item in json.loads(capsys.readouterr().out)}
 
     trained = itemic.load_trained(run)
@@ -76,7 +76,7 @@ def test_the_whole_road_finds_every_next_item(
 
 @pytest.mark.slow
 def test_a_run_killed_in_training_resumes_to_the_same_loss_curve(recipe: WriteRecipe, tmp_path: Path) -> None:
-    path = recipe(epochs=12, checkpoint_every_s=0.0)
+    path = recipe(epochs=2, checkpoint_every_s=0.0)
     stages = ["--stages", "prepare", "embed", "tokenize", "sft"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     main(["run", str(path), "--run", str(whole), *stages])
