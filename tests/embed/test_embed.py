@@ -100,6 +100,7 @@ def test_stage_writes_one_row_an_item_and_says_what_made_it(tmp_path, sentence_b
         metadata = stored.metadata()
     assert metadata["encoder"] == str(sentence_bert)
     assert metadata["text_hash"] == text_hash(*TEXTS)
+    assert metadata["item_hash"] == text_hash(*(f"id {row}" for row in range(7)))
     assert embed(EmbedConfig(encoder=str(sentence_bert)), run, seed=1).skipped
 
 

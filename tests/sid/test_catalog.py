@@ -149,3 +149,12 @@ def test_damaged_files_are_refused(tmp_path):
     write_json(tmp_path / "catalog.json", info)
     with pytest.raises(ArtifactError, match="missing; run itemic tokenize"):
         Catalog.load(tmp_path)
+
+
+def test_a_catalog_fits_the_items_it_begins_with():
+    catalog = Catalog(np.array([[0], [1], [2]]), ["a", "b", "c"], (3,))
+    for fitting in (["a", "b", "c"], ["a", "b"], []):
+        catalog.check_fits(fitting)
+    for other in (["b", "a"], ["a", "x"], ["a", "b", "c", "d"]):
+        with pytest.raises(ArtifactError, match="made for other items than dataset/; run itemic tokenize again"):
+            catalog.check_fits(other)

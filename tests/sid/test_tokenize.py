@@ -6,11 +6,15 @@ import pytest
 
 from itemic.core.config import config_from_mapping
 from itemic.core.errors import ArtifactError, CatalogError, ConfigError
-from itemic.core.files import read_json, write_arrays, write_parquet
+from itemic.core.files import read_json, text_hash, write_arrays, write_parquet
 from itemic.core.run import Run
 from itemic.sid import Catalog, TokenizeConfig, load_quantizer, tokenize
 
 SMALL = {"codebook_sizes": (4, 4, 4), "num_iterations": 3}
+
+
+def write_vectors(run, x, item_ids):
+    write_arrays(run.path("embeddings.safetensors"), {"embeddings": x}, {"item_hash": text_hash(*item_ids)})
 
 
 def make_run(folder, num_items=40, *, embeddings=True, given=None):
@@ -20,7 +24,7 @@ def make_run(folder, num_items=40, *, embeddings=True, given=None):
     write_parquet(run.path("dataset") / "items.parquet", items)
     if embeddings:
         x = np.random.default_rng(3).normal(size=((num_items + 1) // 2, 6)).astype(np.float32)
-        write_arrays(run.path("embeddings.safetensors"), {"embeddings": np.repeat(x, 2, axis=0)[:num_items]})
+        write_vectors(run, np.repeat(x, 2, axis=0)[:num_items], items["item_id"])
     if given is not None:
         table = pl.DataFrame(
             {"item_index": range(len(given)), "codes": given}, schema_overrides={"item_index": pl.Int64}
@@ -125,10 +129,44 @@ def test_missing_or_stale_artefacts_name_the_stage_to_run(tmp_path):
         tokenize(TokenizeConfig(**SMALL), run, seed=0)
     with pytest.raises(ArtifactError, match=r"given_sids.parquet: missing"):
         tokenize(TokenizeConfig(**SMALL, source="given"), run, seed=0)
-    run = make_run(tmp_path / "stale")
-    write_arrays(run.path("embeddings.safetensors"), {"embeddings": np.ones((7, 6), dtype=np.float32)})
-    with pytest.raises(ArtifactError, match="7 rows for 40 items; run itemic embed again"):
+    run = make_run(tmp_path / "damaged")
+    run.path("embeddings.safetensors").write_bytes(b"half")
+    with pytest.raises(ArtifactError, match=r"damaged .* run itemic embed again"):
         tokenize(TokenizeConfig(**SMALL), run, seed=0)
+
+
+def renamed(order):
+    return [f"id {row}" for row in order]
+
+
+@pytest.mark.parametrize("order", [range(39), range(41), [1, 0, *range(2, 40)]], ids=["fewer", "more", "other order"])
+def test_vectors_of_other_items_are_refused(tmp_path, order):
+    run = make_run(tmp_path)
+    write_vectors(run, np.ones((len(order), 6), dtype=np.float32), renamed(order))
+    with pytest.raises(ArtifactError, match="made for other items than dataset/; run itemic embed again"):
+        tokenize(TokenizeConfig(**SMALL), run, seed=0)
+
+
+def test_vectors_of_unknown_items_are_refused(tmp_path):
+    run = make_run(tmp_path)
+    write_arrays(run.path("embeddings.safetensors"), {"embeddings": np.ones((40, 6), dtype=np.float32)})
+    with pytest.raises(ArtifactError, match="made for other items"):
+        tokenize(TokenizeConfig(**SMALL), run, seed=0)
+
+
+def test_given_sids_do_without_vectors_of_other_items_unless_they_collide(tmp_path, caplog):
+    stale = np.ones((2, 6), dtype=np.float32)
+    run = make_run(tmp_path / "distinct", 2, given=[[0, 1], [0, 2]])
+    write_vectors(run, stale, ["id 1", "id 0"])
+    config = TokenizeConfig(source="given", codebook_sizes=(3, 3))
+    with caplog.at_level(logging.WARNING, logger="itemic"):
+        tokenize(config, run, seed=0)
+    assert "made for other items" in caplog.text
+    assert read_json(run.path("catalog") / "quality.json")["reconstruction"] is None
+    run = make_run(tmp_path / "colliding", 2, given=[[0, 1], [0, 1]])
+    write_vectors(run, stale, ["id 1", "id 0"])
+    with pytest.raises(ArtifactError, match="made for other items"):
+        tokenize(config, run, seed=0)
 
 
 def test_codebooks_larger_than_the_catalogue_are_refused(tmp_path):

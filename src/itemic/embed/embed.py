@@ -77,6 +77,8 @@ class EmbedConfig:
 def embed(config: EmbedConfig, run: Run, *, seed: int, force: bool = False) -> StageResult:
     """Returns the stage's result after writing ``embeddings.safetensors``: float32 (N, D), one row an item.
 
+    Its metadata say what made it: the encoder, how, and the hashes of the texts and of the item ids in their order.
+
     Args:
         config: Encoder and text.
         run: Folder with ``dataset/``.
@@ -90,7 +92,8 @@ def embed(config: EmbedConfig, run: Run, *, seed: int, force: bool = False) -> S
     items_path = run.require("dataset", "prepare") / "items.parquet"
 
     def work() -> dict[str, Any]:
-        texts = item_texts(pl.read_parquet(items_path), config.fields)
+        items = pl.read_parquet(items_path)
+        texts = item_texts(items, config.fields)
         vectors = embed_texts(texts, config)
         metadata = {
             "encoder": config.encoder,
@@ -98,6 +101,7 @@ def embed(config: EmbedConfig, run: Run, *, seed: int, force: bool = False) -> S
             "pooling": config.pooling,
             "fields": ",".join(config.fields),
             "text_hash": text_hash(*texts),
+            "item_hash": text_hash(*items["item_id"]),
         }
         write_arrays(run.path("embeddings.safetensors"), {"embeddings": vectors}, metadata)
         return {"num_items": len(vectors), "width": vectors.shape[1], "num_distinct_texts": len(set(texts))}

@@ -154,6 +154,18 @@ class Catalog:
         active[np.asarray(item_indices, dtype=np.int64)] = False
         return self._with(active=active)
 
+    def check_fits(self, item_ids: Sequence[str]) -> None:
+        """Raises unless the catalog begins with exactly these items; it may have grown since.
+
+        Args:
+            item_ids: Ids of the dataset's items, in their order.
+
+        Raises:
+            ArtifactError: if an item is another one or missing.
+        """
+        if self.item_ids[: len(item_ids)] != tuple(item_ids):
+            raise ArtifactError("catalog/ was made for other items than dataset/; run itemic tokenize again")
+
     def check_integrity(self) -> None:
         """Raises unless the table is a catalog.
 

@@ -1,6 +1,7 @@
 """The tokenize stage: item vectors, or SIDs made elsewhere, become ``catalog/`` and ``quality.json`` in the run."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from itemic.core.config import config_to_mapping
 from itemic.core.errors import ArtifactError, CatalogError, ConfigError
-from itemic.core.files import atomic_folder, write_json
+from itemic.core.files import atomic_folder, text_hash, write_json
 from itemic.core.run import Run, StageResult
 from itemic.core.seeds import derive_rng
 from itemic.sid.catalog import Catalog
@@ -71,12 +72,14 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
 
     def work() -> dict[str, Any]:
         item_ids = pl.read_parquet(inputs["items"], columns=["item_id"])["item_id"].to_list()
-        x = _read_vectors(inputs["embeddings"], len(item_ids)) if "embeddings" in inputs else None
+        x: np.ndarray | None
+        quantizer: Quantizer | None
         if config.source == "given":
             codes = _read_given(inputs["given_sids"], len(item_ids), config.codebook_sizes)
+            x = _read_vectors_for(codes, inputs.get("embeddings"), item_ids, config)
             quantizer = None if x is None else RQKMeans.from_codes(x, codes, config.codebook_sizes)
         else:
-            assert x is not None
+            x = _read_vectors(inputs["embeddings"], item_ids)
             quantizer = RQKMeans(
                 config.codebook_sizes, num_iterations=config.num_iterations, num_restarts=config.num_restarts
             )
@@ -110,21 +113,49 @@ def _settle(
     config: TokenizeConfig,
 ) -> Int[np.ndarray, "N L"]:
     """Returns the codes as the catalog keeps them: unique or shared, as the config says."""
-    rate = collisions(codes)["rate"]
-    if config.collisions == "share" or rate == 0:
+    if not _needs_vectors(codes, config):
         return codes
     if x is None or quantizer is None:
         raise CatalogError(
-            f"the given SIDs collide (rate {rate:.2%}) and making them unique needs embeddings.safetensors; "
-            "run itemic embed first, or set collisions: share"
+            f"the given SIDs collide (rate {collisions(codes)['rate']:.2%}) and making them unique needs "
+            "embeddings.safetensors; run itemic embed first, or set collisions: share"
         )
     return resolve_unique(codes, x, quantizer)
 
 
-def _read_vectors(path: Path, num_items: int) -> Float[np.ndarray, "N D"]:
-    x = load_file(path)["embeddings"]
-    if len(x) != num_items:
-        raise ArtifactError(f"{path}: {len(x)} rows for {num_items} items; run itemic embed again")
+def _needs_vectors(codes: Int[np.ndarray, "N L"], config: TokenizeConfig) -> bool:
+    return config.collisions == "unique" and collisions(codes)["rate"] > 0
+
+
+def _read_vectors_for(
+    codes: Int[np.ndarray, "N L"], path: Path | None, item_ids: Sequence[str], config: TokenizeConfig
+) -> Float[np.ndarray, "N D"] | None:
+    """Returns the vectors behind given codes; None if there are none, or none that fit and none are needed."""
+    if path is None:
+        return None
+    try:
+        return _read_vectors(path, item_ids)
+    except ArtifactError as error:
+        if _needs_vectors(codes, config):
+            raise
+        log.warning("%s. The given SIDs need no vectors: they are left out, and with them the quantizer", error)
+        return None
+
+
+def _read_vectors(path: Path, item_ids: Sequence[str]) -> Float[np.ndarray, "N D"]:
+    """Returns the vectors of exactly these items.
+
+    Raises:
+        ArtifactError: if the file is damaged or was made for other items.
+    """
+    try:
+        with safe_open(path, framework="np") as stored:
+            made_for = (stored.metadata() or {}).get("item_hash")
+            x: np.ndarray = stored.get_tensor("embeddings")
+    except SafetensorError as error:
+        raise ArtifactError(f"{path}: damaged ({error}); run itemic embed again") from None
+    if made_for != text_hash(*item_ids) or len(x) != len(item_ids):
+        raise ArtifactError(f"{path}: made for other items than dataset/; run itemic embed again")
     return x
 
 
