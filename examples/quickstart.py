@@ -4,6 +4,7 @@ from pathlib import Path
 
 import itemic
 
+itemic.show_progress()
 recipe = itemic.load_recipe(Path("recipes/quickstart.yaml"))
 itemic.run_recipe(recipe)
 trained = itemic.load_trained(recipe.run)

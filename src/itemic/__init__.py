@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from itemic.core.progress import setup_logging as show_progress
     from itemic.inference import RecommendedItem, TrainedRun, load_trained
     from itemic.pipeline import run_recipe, run_stage
     from itemic.recipe import Recipe, load_recipe
@@ -23,6 +24,7 @@ __all__ = [
     "load_trained",
     "run_recipe",
     "run_stage",
+    "show_progress",
 ]
 
 _HOMES = {
@@ -33,11 +35,13 @@ _HOMES = {
     "load_trained": "itemic.inference",
     "run_recipe": "itemic.pipeline",
     "run_stage": "itemic.pipeline",
+    "show_progress": "itemic.core.progress",
 }
+_OTHER_NAMES = {"show_progress": "setup_logging"}
 
 
 def __getattr__(name: str) -> Any:
     """Returns a public name from its home, imported now."""
     if name not in _HOMES:
         raise AttributeError(f"module 'itemic' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_HOMES[name]), _OTHER_NAMES.get(name, name))

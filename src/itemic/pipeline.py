@@ -55,6 +55,7 @@ def evaluate(config: ComparisonConfig, run: Run, *, seed: int, force: bool = Fal
             num_beams=config.num_beams,
             normalize=config.normalize,
             batch_size=config.decode_batch_size,
+            device=config.device,
         )
         recommenders: list[Recommender] = [trained.recommender]
         fit_s = {}
@@ -110,9 +111,17 @@ def run_stage(recipe: Recipe, name: str, *, force: bool = False) -> StageResult:
         ItemicError: as the stage does.
     """
     run = Run(Path(recipe.run))
+    if not run.path(_RECIPE_NAME).exists():
+        _keep_recipe(recipe, run)
+    result = STAGES[name](recipe, run, force)
+    _keep_recipe(recipe, run)
+    return result
+
+
+def _keep_recipe(recipe: Recipe, run: Run) -> None:
+    """Writes the recipe: at first so that a killed run can go on, then only what a stage has accepted."""
     with atomic_path(run.path(_RECIPE_NAME)) as temporary:
         temporary.write_text(yaml.safe_dump(recipe_values(recipe), sort_keys=False), encoding="utf-8")
-    return STAGES[name](recipe, run, force)
 
 
 def run_recipe(recipe: Recipe, *, stages: Sequence[str] = (), force: bool = False) -> list[StageResult]:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from itemic.core.config import config_from_mapping, config_to_mapping, read_yaml
 from itemic.core.errors import ConfigError
 from itemic.data.prepare import PrepareConfig
@@ -29,6 +31,8 @@ class ComparisonConfig(EvaluateConfig):
     """What scores are normalised over: the children in the trie, or the whole vocabulary (MiniOneRec)."""
     decode_batch_size: int = 16
     """Prompts decoded at once."""
+    device: str = "auto"
+    """Where the language model is decoded: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<n>``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,8 @@ class Recipe:
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """Returns the recipe in a YAML file.
 
+    The key ``data``, a folder, stands for ``{data}`` in every text of the recipe.
+
     Args:
         path: The file.
         overrides: Changes such as ``sft.training.epochs=3``, values written as in YAML.
@@ -72,7 +78,21 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     values = read_yaml(path)
     for change in overrides:
         override(values, change)
-    return config_from_mapping(Recipe, values, source=str(path))
+    data = values.pop("data", None)
+    return config_from_mapping(Recipe, _with_data(values, data, path), source=str(path))
+
+
+def _with_data(value: Any, data: Any, path: Path) -> Any:
+    """Returns the values with ``{data}`` in texts replaced by the folder of the recipe's key ``data``."""
+    if isinstance(value, dict):
+        return {key: _with_data(inside, data, path) for key, inside in value.items()}
+    if isinstance(value, list):
+        return [_with_data(inside, data, path) for inside in value]
+    if not isinstance(value, str) or "{data}" not in value:
+        return value
+    if not isinstance(data, str):
+        raise ConfigError(f"{path}: say where the files are: data=FOLDER on the command line, or the key data")
+    return value.replace("{data}", data)
 
 
 def override(values: dict[str, Any], change: str) -> None:
@@ -81,8 +101,6 @@ def override(values: dict[str, Any], change: str) -> None:
     Raises:
         ConfigError: if the change has no ``=``, or leads through something that is no mapping.
     """
-    import yaml
-
     key, equals, text = change.partition("=")
     if not equals:
         raise ConfigError(f"{change!r}: expected key=value, sft.training.epochs=3 say")
@@ -92,7 +110,10 @@ def override(values: dict[str, Any], change: str) -> None:
         inside = inside.setdefault(parent, {})
         if not isinstance(inside, dict):
             raise ConfigError(f"{key}: {parent} holds a value, not further keys")
-    inside[last] = yaml.safe_load(text)
+    try:
+        inside[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{key}: {text!r} is not a YAML value") from None
 
 
 def with_run(recipe: Recipe, run: Path | None) -> Recipe:

@@ -26,7 +26,7 @@ BELOW["recipe"] = BELOW["train"] | {"train"}
 BELOW["inference"] = BELOW["recipe"]
 BELOW["pipeline"] = BELOW["recipe"] | {"recipe", "inference"}
 BELOW["cli"] = BELOW["pipeline"] | {"pipeline"}
-BELOW["__init__"] = {"inference", "pipeline", "recipe"}
+BELOW["__init__"] = {"core", "inference", "pipeline", "recipe"}
 
 ADAPTERS = {
     "transformers": {"model/backbone.py", "embed/hugging_face.py"},

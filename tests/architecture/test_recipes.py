@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_recipes_validate(path: Path) -> None:
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, ("data=somewhere",))
     assert recipe.prepare.max_history == recipe.sft.max_history, "histories are cut to one length everywhere"
 
 
@@ -45,6 +45,13 @@ def test_a_wrong_type_and_a_missing_key_are_named(tmp_path: Path) -> None:
         load_recipe(write(tmp_path, "- 1\n"))
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_recipe(write(tmp_path, "a: [\n"))
+
+
+def test_the_data_folder_stands_for_itself_in_every_path(tmp_path: Path) -> None:
+    path = write(tmp_path, 'prepare:\n  source: {format: movielens, path: "{data}/ml.zip"}\n')
+    assert load_recipe(path, ("data=/some/where",)).prepare.source.path == "/some/where/ml.zip"  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="data=FOLDER"):
+        load_recipe(path)
 
 
 def test_changes_from_the_command_line_reach_nested_keys(tmp_path: Path) -> None:

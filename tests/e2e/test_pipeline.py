@@ -77,7 +77,7 @@ def test_the_whole_road_finds_every_next_item(
 @pytest.mark.slow
 def test_a_run_killed_in_training_resumes_to_the_same_loss_curve(recipe: WriteRecipe, tmp_path: Path) -> None:
     path = recipe(epochs=2, checkpoint_every_s=0.0)
-    stages = ["--stages", "prepare", "embed", "tokenize", "sft"]
+    stages = ["--stages", "prepare,embed,tokenize,sft"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     main(["run", str(path), "--run", str(whole), *stages])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

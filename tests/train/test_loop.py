@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,3 +143,39 @@ def test_schedules_by_hand() -> None:
 def test_impossible_settings_are_refused(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=field):
         TrainConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_run_killed_after_patience_ran_out_does_not_train_on(tmp_path: Path) -> None:
+    run(LineLearner(valid=[3.0, 1.0, 2.0, 2.5]), tmp_path, epochs=5, patience=2)
+    again = LineLearner(valid=[])
+    result = run(again, tmp_path, epochs=5, patience=2)
+    assert again.num_batches == 0
+    assert (result.num_steps, result.best_step, result.stopped_early) == (40, 20, True)
+
+
+def test_sparse_checkpoints_leave_no_seam_in_the_log(tmp_path: Path) -> None:
+    run(LineLearner(), tmp_path / "whole", checkpoint_every_s=1000.0)
+    process = multiprocessing.get_context("fork").Process(
+        target=run, args=(LineLearner(17), tmp_path / "killed"), kwargs={"checkpoint_every_s": 1000.0}
+    )
+    process.start()
+    process.join()
+    run(LineLearner(), tmp_path / "killed", checkpoint_every_s=1000.0)
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_curve_of_one_that_accumulates(tmp_path: Path) -> None:
+    program = Path(__file__).with_name("two_processes.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [*command, str(tmp_path / "two"), "1"], check=True, env=environment, capture_output=True, timeout=120
+    )
+    single = [sys.executable, str(program), str(tmp_path / "one"), "2"]
+    subprocess.run(single, check=True, env=environment, capture_output=True, timeout=120)
+    two, one = curve(tmp_path / "two"), curve(tmp_path / "one")
+    assert [line["step"] for line in two] == [line["step"] for line in one]
+    for mine, theirs in zip(two, one, strict=True):
+        assert mine.get("loss", 0) == pytest.approx(theirs.get("loss", 0), rel=1e-5)
+        assert mine.get("valid_loss", 0) == pytest.approx(theirs.get("valid_loss", 0), rel=1e-5)

@@ -17,17 +17,17 @@ __all__ = ["COMMANDS"]
 def _run(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="itemic run", description="Run all stages of a recipe.")
     parser.add_argument("recipe", type=Path, help="YAML file")
-    parser.add_argument("changes", nargs="*", help="changes such as sft.training.epochs=3")
+    parser.add_argument("changes", nargs="*", help="changes such as sft.training.epochs=3 or data=FOLDER")
     parser.add_argument("--run", type=Path, help="run folder instead of the recipe's")
-    parser.add_argument("--stages", nargs="+", default=[], help="only these stages")
+    parser.add_argument("--stages", default="", help="only these stages, prepare,embed say")
     parser.add_argument("--force", action="store_true", help="run even what is unchanged")
     parser.add_argument("--json", action="store_true", help="print results as JSON")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     from itemic.pipeline import run_recipe
     from itemic.recipe import load_recipe, with_run
 
     recipe = with_run(load_recipe(arguments.recipe, tuple(arguments.changes)), arguments.run)
-    results = run_recipe(recipe, stages=arguments.stages, force=arguments.force)
+    results = run_recipe(recipe, stages=[name for name in arguments.stages.split(",") if name], force=arguments.force)
     if arguments.json:
         _print_json({result.name: result.metrics for result in results})
         return
@@ -77,6 +77,8 @@ def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
     common = (
         "Besides the flags below: --run FOLDER, --recipe FILE (default: FOLDER/recipe.yaml), --seed N, --force, --json."
     )
+    if name == "prepare":
+        common += " Without a recipe name the source first: source:table-config --source.interactions FILE ..."
     parse = functools.partial(tyro.cli, prog=f"itemic {name}", description=common, args=rest)
     if path is not None and path.is_file() and not help_only:
         recipe = load_recipe(path)
@@ -99,12 +101,13 @@ def _recommend(argv: list[str]) -> None:
     parser.add_argument("--k", type=int, default=10, help="number of items")
     parser.add_argument("--exclude", nargs="+", default=[], help="ids or titles that must not appear")
     parser.add_argument("--allow", nargs="+", help="the only ids or titles that may appear")
-    parser.add_argument("--num-beams", type=int, default=50)
+    parser.add_argument("--num-beams", type=int, default=50, help="beam width")
+    parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
     parser.add_argument("--json", action="store_true", help="print results as JSON")
     arguments = parser.parse_args(argv)
     from itemic.inference import load_trained
 
-    trained = load_trained(arguments.run, num_beams=arguments.num_beams)
+    trained = load_trained(arguments.run, num_beams=arguments.num_beams, device=arguments.device)
     found = trained.recommend(arguments.history, arguments.k, exclude=arguments.exclude, allow=arguments.allow)
     if arguments.json:
         _print_json([asdict(item) for item in found])

@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ItemicError as error:
         print(f"itemic {argv[0]}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:
+        print(f"itemic {argv[0]}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(f"itemic {argv[0]}: interrupted; run it again to go on", file=sys.stderr)
         raise SystemExit(130) from None

@@ -22,6 +22,7 @@ __all__ = [
     "file_hash",
     "path_hash",
     "read_json",
+    "recover_folder",
     "text_hash",
     "write_arrays",
     "write_json",
@@ -54,14 +55,15 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """Yields a temporary folder beside ``target`` that takes its place when the block ends without an error.
 
     A folder cannot be replaced in one system call: the old one is moved aside, the new one moved in, the old one
-    removed. A kill between the two moves leaves the old folder beside it under a ``.old`` name, never half a folder.
+    removed. A kill between the two moves leaves the old folder beside it; ``recover_folder`` brings it back.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(target)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        aside = target.with_name(f".{target.name}.old")
+        aside = _aside(target)
         shutil.rmtree(aside, ignore_errors=True)
         if target.exists():
             target.rename(aside)
@@ -69,6 +71,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Moves the old folder back where a kill in ``atomic_folder`` left it beside its place."""
+    if not target.exists() and _aside(target).is_dir():
+        _aside(target).rename(target)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -139,6 +147,10 @@ def path_hash(path: Path) -> str:
         if file.is_file() and not any(part.startswith(".") for part in relative.parts):
             parts += [relative.as_posix(), file_hash(file)]
     return text_hash(*parts)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
 
 
 def _umask() -> int:

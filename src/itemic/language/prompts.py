@@ -18,7 +18,7 @@ from itemic.core.errors import ConfigError, DataError
 from itemic.core.files import text_hash
 from itemic.language.spelling import SidTokens, Spelling
 
-__all__ = ["PROMPTS", "PROMPT_VERSION", "Message", "PromptMode", "Renderer", "TokenExample"]
+__all__ = ["PROMPTS", "PROMPT_VERSION", "Message", "PromptMode", "Renderer", "TokenExample", "title_list"]
 
 PromptMode = Literal["chat", "sid-only"]
 
@@ -38,12 +38,22 @@ PROMPTS = {
 _PLAIN_TEMPLATE = "{system}\n\nUser: {user}\n\nAssistant: "
 """For backbones without a chat template of their own."""
 
-PROMPT_VERSION = text_hash(SYSTEM, _PLAIN_TEMPLATE, *(f"{task}={text}" for task, text in sorted(PROMPTS.items())))[:12]
+_EMPTY_HISTORY = "(no history yet)"
+_TITLE_LINE = "- {title}"
+
+PROMPT_VERSION = text_hash(
+    *(SYSTEM, _PLAIN_TEMPLATE, _EMPTY_HISTORY, _TITLE_LINE),
+    *(f"{task}={text}" for task, text in sorted(PROMPTS.items())),
+)[:12]
 """Changes whenever a word above does: a model says which version it was trained with."""
 
 _MARK = "\ue000"
-_EMPTY_HISTORY = "(no history yet)"
 _CACHED_PIECES = 1 << 16
+
+
+def title_list(titles: Sequence[str]) -> str:
+    """Returns titles as a list, one a line."""
+    return "\n".join(_TITLE_LINE.format(title=title) for title in titles)
 
 
 @dataclass(frozen=True, kw_only=True)

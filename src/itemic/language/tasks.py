@@ -3,6 +3,7 @@
 A task decides which facts stand on which side; the words around them live in ``prompts`` alone.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,10 +11,11 @@ from typing import Literal
 import polars as pl
 
 from itemic.core.errors import ConfigError
-from itemic.language.prompts import PROMPTS, Message, Renderer
+from itemic.language.prompts import PROMPTS, Message, Renderer, title_list
 
 __all__ = ["TASKS", "ItemTexts", "Task", "check_tasks"]
 
+_TOKEN_LIKE = re.compile(r"<(\||(?:s_)?[a-z]_\d+>)")
 _MAX_DESCRIPTION_WORDS = 60
 _MAX_TITLE_WORDS = 30
 
@@ -55,10 +57,10 @@ def _next_item(history: Sequence[int], target: int, texts: ItemTexts, renderer: 
 
 
 def _titles_to_sid(history: Sequence[int], target: int, texts: ItemTexts, renderer: Renderer) -> Message | None:
-    titles = [f"- {texts.titles[item]}" for item in history if texts.titles[item]]
+    titles = [texts.titles[item] for item in history if texts.titles[item]]
     if not titles:
         return None
-    prompt = PROMPTS["titles_to_sid"].format(titles="\n".join(titles))
+    prompt = PROMPTS["titles_to_sid"].format(titles=title_list(titles))
     return Message(prompt=prompt, answer=renderer.sid_text(target), answer_is_sid=True)
 
 
@@ -127,5 +129,6 @@ def check_tasks(weights: dict[str, float], mode: str) -> None:
 
 
 def _clip(text: str, max_words: int) -> str:
-    words = text.split()
+    """Returns the first words of a text, in which nothing can be read as a control or SID token any more."""
+    words = _TOKEN_LIKE.sub(r"< \1", text).split()
     return " ".join(words[:max_words])

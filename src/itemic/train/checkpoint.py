@@ -5,6 +5,7 @@ from where it came from at first. Knows nothing of what is trained.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from itemic.core.errors import ArtifactError
-from itemic.core.files import atomic_folder, atomic_path, read_json, write_json
+from itemic.core.files import atomic_folder, atomic_path, read_json, recover_folder, write_json
+
+log = logging.getLogger("itemic")
 
 __all__ = ["Progress", "load_checkpoint", "load_parameters", "save_checkpoint", "save_parameters"]
 
@@ -65,10 +68,12 @@ def load_checkpoint(
     Raises:
         ArtifactError: if the checkpoint is of this run but its parameters are not the model's.
     """
+    recover_folder(folder)
     if not (folder / "progress.json").is_file():
         return None
     progress = Progress(**read_json(folder / "progress.json"))
     if progress.fingerprint != fingerprint:
+        log.warning("%s: of other settings or data; training starts over", folder)
         return None
     load_parameters(folder / "parameters.safetensors", module)
     _restore_optimizer(folder / "optimizer.safetensors", optimizer)

@@ -4,6 +4,7 @@ It runs over accelerate, so one process, several, and mixed precision are the sa
 Learner; the loop knows nothing of prompts, items or losses.
 """
 
+import importlib.util
 import json
 import logging
 import math
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from itemic.core.device import pick_device
-from itemic.core.errors import ConfigError
+from itemic.core.errors import ConfigError, MissingDependencyError
 from itemic.core.progress import progress_bar
 from itemic.core.seeds import derive_seed, seed_everything
 from itemic.train.checkpoint import Progress, load_checkpoint, load_parameters, save_checkpoint, save_parameters
@@ -52,7 +53,7 @@ class TrainConfig:
     """Gradients are scaled down to this global norm; 0 leaves them as they are."""
     accumulation_steps: int = 1
     """Micro-batches of one optimiser step, in each process."""
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
     """Number format of forward and backward; auto is bf16 on CUDA and float32 elsewhere (bf16 is slower on CPUs)."""
     gradient_checkpointing: bool = False
     """Computes activations again in the backward pass, for memory."""
@@ -73,7 +74,9 @@ class TrainConfig:
         for name in ("epochs", "accumulation_steps", "log_every_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        for name in ("max_steps", "validate_every_steps", "patience", "max_grad_norm", "checkpoint_every_s"):
+        for name in (
+            *("max_steps", "validate_every_steps", "patience", "max_grad_norm", "checkpoint_every_s", "weight_decay"),
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected at least 0, found {getattr(self, name)}")
         if not self.learning_rate > 0:
@@ -163,7 +166,7 @@ class _Loop:
         self, learner: Learner, config: TrainConfig, folder: Path, log_path: Path, fingerprint: str, seed: int
     ) -> None:
         self.learner, self.config, self.folder, self.log_path, self.seed = learner, config, folder, log_path, seed
-        self.accelerator = _make_accelerator(config)
+        self.accelerator = _make_accelerator(config, log_path.parent)
         self.device: torch.device = self.accelerator.device
         seed_everything(derive_seed(seed, "train"))
         self.bare_module = learner.module.to(self.device)
@@ -177,6 +180,8 @@ class _Loop:
         num_tasks = len(learner.task_names)
         self.progress = resumed or Progress(fingerprint, task_sums=[0.0] * num_tasks, task_counts=[0.0] * num_tasks)
         self.task_sums = torch.tensor(self.progress.task_sums, dtype=torch.float64)
+        if not self.accelerator.is_main_process:
+            self.task_sums.zero_()  # the main process's sums are in the checkpoint, and logging adds all processes
         self.module, self.optimizer = self.accelerator.prepare(self.bare_module, optimizer)
         self.started = time.perf_counter() - self.progress.wall_time_s
         self.last_checkpoint = time.perf_counter()
@@ -184,17 +189,19 @@ class _Loop:
 
     def run(self) -> TrainResult:
         """Runs the epochs that are left."""
-        progress, stopped_early = self.progress, False
+        progress = self.progress
+        stopped_early = self._is_out_of_patience()
         with progress_bar("training", total=self._num_steps_estimate()) as advance:
             advance(progress.step, "")
-            while progress.epoch < self.config.epochs and not self._is_over():
+            while progress.epoch < self.config.epochs and not stopped_early and not self._is_over():
                 stopped_early = self._run_epoch(advance)
-                if stopped_early:
+                if stopped_early or self._is_over():
                     break
                 progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
         if progress.validated_step < progress.step:
             self._validate()
         self._checkpoint()
+        self.accelerator.wait_for_everyone()
         best_path = self.folder / "best.safetensors"
         if progress.best_value is not None and best_path.is_file():
             load_parameters(best_path, self.bare_module)
@@ -211,13 +218,14 @@ class _Loop:
         """Takes the epoch's remaining steps; returns whether patience ran out."""
         progress, config = self.progress, self.config
         steps = self._steps(progress.epoch)
+        note = ""
         for index in range(progress.step_in_epoch, len(steps)):
-            grad_norm = self._step(steps[index], (progress.epoch + index / len(steps)) / config.epochs)
+            grad_norm = self._step(steps[index], (progress.epoch + (index + 0.5) / len(steps)) / config.epochs)
             progress.step += 1
             progress.step_in_epoch = index + 1
             if progress.step % config.log_every_steps == 0:
-                advance(0, f"loss {self._log_step(grad_norm, progress.epoch + (index + 1) / len(steps)):.4f}")
-            advance(1, "")
+                note = f"loss {self._log_step(grad_norm, progress.epoch + (index + 1) / len(steps)):.4f}"
+            advance(1, note)
             is_last = index + 1 == len(steps)
             every = config.validate_every_steps
             due = progress.step % every == 0 if every else is_last
@@ -233,7 +241,7 @@ class _Loop:
         """Takes one optimiser step over the given micro-batches of all processes; returns the gradient norm."""
         accelerator, config = self.accelerator, self.config
         if config.max_steps:
-            progress = max(progress, self.progress.step / config.max_steps)
+            progress = max(progress, (self.progress.step + 0.5) / config.max_steps)
         rate = config.learning_rate * learning_rate_factor(progress, config.schedule, config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -276,7 +284,7 @@ class _Loop:
         progress = self.progress
         self.bare_module.eval()
         with torch.no_grad():
-            figures = self.learner.validate()
+            figures = self._on_main(self.learner.validate)
         progress.validated_step = progress.step
         if not figures:
             return False
@@ -287,9 +295,10 @@ class _Loop:
             progress.best_value, progress.best_step, progress.num_without_gain = value, progress.step, 0
             if self.accelerator.is_main_process:
                 save_parameters(self.folder / "best.safetensors", self.bare_module)
+            self._checkpoint()  # so that the best figure and the best parameters are always of one step
         else:
             progress.num_without_gain += 1
-        return bool(0 < self.config.patience <= progress.num_without_gain)
+        return self._is_out_of_patience()
 
     def _checkpoint(self) -> None:
         progress = self.progress
@@ -298,7 +307,6 @@ class _Loop:
         if self.accelerator.is_main_process:
             progress.log_bytes = self.log_path.stat().st_size
             save_checkpoint(self.folder / "last", self.bare_module, self.optimizer.optimizer, progress)
-        self.accelerator.wait_for_everyone()
         self.last_checkpoint = time.perf_counter()
 
     def _log_step(self, grad_norm: float, epoch: float) -> float:
@@ -345,7 +353,7 @@ class _Loop:
             else:
                 (self.folder / "best.safetensors").unlink(missing_ok=True)
         if self.config.trackers:
-            self.accelerator.init_trackers(self.folder.parent.name or "itemic")
+            self.accelerator.init_trackers(f"{self.log_path.parent.name}-{self.log_path.stem}")
         self.accelerator.wait_for_everyone()
 
     def _steps(self, epoch: int) -> list[Sequence[Any]]:
@@ -357,29 +365,48 @@ class _Loop:
         steps = len(self._steps(0)) * self.config.epochs
         return min(steps, self.config.max_steps) if self.config.max_steps else steps
 
+    def _on_main(self, work: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Returns what the main process finds, to all of them, so that they decide alike."""
+        found = [work() if self.accelerator.is_main_process else {}]
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(found)
+        return found[0]
+
+    def _is_out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.progress.num_without_gain
+
     def _is_over(self) -> bool:
         return 0 < self.config.max_steps <= self.progress.step
 
 
-def _make_accelerator(config: TrainConfig) -> Any:
+def _make_accelerator(config: TrainConfig, tracker_folder: Path) -> Any:
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType
 
+    for tracker in config.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise MissingDependencyError.for_extra(tracker, "track", f"trackers: {tracker}")
     device = pick_device(config.device)
     precision = config.mixed_precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "no"
+    # accelerate keeps one state a process; a second training may want another precision or device.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(
-        mixed_precision=precision, cpu=device.type == "cpu", log_with=list(config.trackers) or None, project_dir="."
+        mixed_precision=precision,
+        cpu=device.type == "cpu",
+        log_with=list(config.trackers) or None,
+        project_dir=str(tracker_folder),
     )
-    if accelerator.distributed_type not in (
-        DistributedType.NO,
-        DistributedType.MULTI_GPU,
-        DistributedType.MULTI_CPU,
-    ):
+    if device.type != accelerator.device.type or device.index not in (None, accelerator.device.index):
+        raise ConfigError(f"device {config.device}: accelerate chose {accelerator.device}; set CUDA_VISIBLE_DEVICES")
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
         raise ConfigError(
-            f"{accelerator.distributed_type}: the loop runs in one process or data-parallel (torchrun); sharded "
-            "parameters are not supported yet"
+            f"{accelerator.distributed_type}: the loop runs in one process or data-parallel; sharded parameters are "
+            "not supported"
         )
     return accelerator
 

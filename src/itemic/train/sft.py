@@ -6,6 +6,7 @@ Hugging Face folder.
 
 import functools
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from itemic.core.allocator import tune_allocator
 from itemic.core.config import config_to_mapping
 from itemic.core.dataset import Dataset
 from itemic.core.device import pick_device
-from itemic.core.errors import CatalogError, ConfigError
+from itemic.core.errors import ArtifactError, CatalogError, ConfigError
 from itemic.core.files import path_hash, text_hash
 from itemic.core.run import Run, StageResult
 from itemic.core.seeds import derive_rng
@@ -72,7 +73,8 @@ class SftConfig:
     rows_per_batch: int = 8
     """Packed rows of a micro-batch."""
     select_by: Literal["loss", "ndcg"] = "loss"
-    """Validation figure that decides which parameters are kept: loss, or NDCG@10 of constrained beam search."""
+    """Validation figure that decides which parameters are kept: loss, or NDCG@10 of constrained beam search, in which
+    seen items are no candidates where the dataset has no repeats."""
     max_valid_examples: int = 1000
     """Validation examples whose loss is taken and that are ranked; 0 takes all."""
     training: TrainConfig = field(default_factory=TrainConfig)
@@ -118,18 +120,28 @@ def sft(config: SftConfig, run: Run, *, seed: int, start: str = "", force: bool 
     return _run_stage("sft", config, run, run.require(start, "align") if start else None, seed=seed, force=force)
 
 
+def _refuse_several_processes() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"WORLD_SIZE {os.environ['WORLD_SIZE']}: the stages write one run folder from one process; the loop itself "
+            "(itemic.train.loop) runs data-parallel"
+        )
+
+
 def _run_stage(name: str, config: SftConfig, run: Run, start: Path | None, *, seed: int, force: bool) -> StageResult:
+    _refuse_several_processes()
     inputs = {"dataset": run.require("dataset", "prepare"), "catalog": run.require("catalog", "tokenize")}
     if start is not None:
         inputs["start"] = start
+    if config.backbone and Path(config.backbone).is_dir():
+        inputs["backbone"] = Path(config.backbone)
+    settings = _deciding_settings(config)
     prefix = "" if name == "sft" else f"{name}/"
     model_path, log_path = run.path(f"{prefix}model"), run.path(f"{prefix}{name}.jsonl")
 
     def work() -> dict[str, Any]:
         checkpoints = run.path(f"checkpoints/{name}")
-        fingerprint = text_hash(
-            str(config_to_mapping(config)), str(seed), *(path_hash(path) for path in inputs.values())
-        )
+        fingerprint = text_hash(str(settings), str(seed), *(path_hash(path) for path in inputs.values()))
         model, result = _train(config, inputs, start, checkpoints, log_path, fingerprint, seed)
         model.save(model_path)
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -145,12 +157,20 @@ def _run_stage(name: str, config: SftConfig, run: Run, start: Path | None, *, se
     return run.stage(
         name,
         work,
-        config=config_to_mapping(config),
+        config=settings,
         inputs=inputs,
         outputs=[f"{prefix}model", f"{prefix}{name}.jsonl"],
         seed=seed,
         force=force,
     )
+
+
+def _deciding_settings(config: SftConfig) -> dict[str, Any]:
+    """Returns the settings that decide the result: how often a checkpoint is written, and trackers, do not."""
+    settings = config_to_mapping(config)
+    for name in ("checkpoint_every_s", "trackers"):
+        del settings["training"][name]
+    return settings
 
 
 def _train(
@@ -166,6 +186,8 @@ def _train(
     dataset, catalog = Dataset.load(inputs["dataset"]), Catalog.load(inputs["catalog"])
     model = _make_model(config, dataset, catalog, inputs["catalog"], start, seed)
     _choose_parameters(config, model, seed)
+    if config.training.gradient_checkpointing:
+        checkpoint_activations(model.network)
     renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
     corpus = Corpus(dataset, renderer, config.tasks, max_history=config.max_history, stride=config.stride)
     learner = SftLearner(
@@ -191,6 +213,8 @@ def _make_model(
         model = SidModel.load(start, device)
         if model.catalog_version != catalog.version:
             raise CatalogError(f"{start} speaks catalog {model.catalog_version}, the run has {catalog.version}")
+        if model.prompt_version != PROMPT_VERSION:
+            raise ArtifactError(f"{start}: trained with prompts of another version; run itemic align again")
         return model
     spelling = Spelling.of(catalog.spelling, catalog.codebook_sizes)
     rng = derive_rng(seed, "model")
@@ -201,8 +225,6 @@ def _make_model(
     else:
         tokenizer = make_sid_tokenizer(spelling)
         network = make_decoder(config.decoder, len(tokenizer), rng).to(device)
-    if config.training.gradient_checkpointing:
-        checkpoint_activations(network)
     return SidModel(
         network,
         tokenizer,

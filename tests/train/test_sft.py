@@ -1,0 +1,131 @@
+"""The stages align and sft with a pretrained backbone: what trains, what stays, what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from itemic.core.config import config_from_mapping
+from itemic.core.dataset import Dataset
+from itemic.core.errors import ConfigError
+from itemic.core.run import Run
+from itemic.inference import load_trained
+from itemic.model.sid_model import SidModel
+from itemic.sid.catalog import Catalog
+from itemic.train import sft as stage
+from itemic.train.sft import SftConfig, align, sft
+
+
+@pytest.fixture
+def backbone(tmp_path: Path) -> Path:
+    folder = tmp_path / "backbone"
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    fast.save_pretrained(folder)
+    shape = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+        bos_token_id=fast.bos_token_id,
+        eos_token_id=fast.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(shape).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, dataset: Dataset, catalog: Catalog) -> Run:
+    run = Run(tmp_path / "run")
+    dataset.save(run.path("dataset"))
+    catalog.save(run.path("catalog"))
+    return run
+
+
+def settings(backbone: Path, **changes: object) -> SftConfig:
+    values = {
+        "backbone": str(backbone),
+        "new_rows": "mean",
+        "max_history": 5,
+        "stride": 5,
+        "row_tokens": 800,
+        "rows_per_batch": 1,
+        "max_valid_examples": 4,
+        "tasks": {"next_item": 0.5, "title_to_sid": 1.0, "sid_to_title": 1.0},
+        "training": {"max_steps": 4, "learning_rate": 1e-2, "device": "cpu", "log_every_steps": 2},
+    }
+    return config_from_mapping(SftConfig, values | changes)
+
+
+def test_align_moves_the_new_rows_alone_and_sft_goes_on_from_it(run: Run, backbone: Path) -> None:
+    align(settings(backbone, parameters="sid-rows", new_rows="text"), run, seed=0)
+    aligned = SidModel.load(run.path("align/model"))
+    before = LlamaForCausalLM.from_pretrained(backbone).state_dict()
+    num_old = before["model.embed_tokens.weight"].shape[0]
+    for name, weight in aligned.network.state_dict().items():
+        old = weight[:num_old] if name in ("model.embed_tokens.weight", "lm_head.weight") else weight
+        assert torch.equal(old, before[name]), f"{name} moved"
+
+    training = {"max_steps": 4, "device": "cpu", "gradient_checkpointing": True, "trackers": ["tensorboard"]}
+    config = settings(backbone, parameters="lora", select_by="ndcg", training=training)
+    result = sft(config, run, seed=0, start="align/model")
+    assert result.metrics["num_steps"] == 4
+    lines = [json.loads(line) for line in run.path("sft.jsonl").read_text().splitlines()]
+    assert "valid_ndcg@10" in lines[-1]
+    assert list(run.folder.rglob("events.out.tfevents*")), "the tracker writes into the run folder"
+    trained = load_trained(run.folder, device="cpu")
+    assert len(trained.recommend(["Title 3"], 3)) == 3
+    moved = SidModel.load(run.path("model")).network.state_dict()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(moved[name], before[name])
+    assert sft(config, run, seed=0, start="align/model").skipped
+
+
+def test_every_task_has_a_loss_of_its_own_in_the_log(run: Run, backbone: Path) -> None:
+    sft(settings(backbone), run, seed=0)
+    lines = [json.loads(line) for line in run.path("sft.jsonl").read_text().splitlines()]
+    seen = set().union(*lines)
+    assert {"loss", "loss/title_to_sid", "loss/sid_to_title", "valid_loss"} <= seen
+
+
+def test_a_changed_backbone_trains_again(run: Run, backbone: Path) -> None:
+    config = settings(backbone)
+    sft(config, run, seed=0)
+    assert sft(config, run, seed=0).skipped
+    (backbone / "note.txt").write_text("changed")
+    assert not sft(config, run, seed=0).skipped
+
+
+def test_what_cannot_be_honoured_is_refused(run: Run, backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="needs a backbone"):
+        SftConfig(parameters="lora")
+    with pytest.raises(ConfigError, match="align: needs a backbone"):
+        align(SftConfig(), run, seed=0)
+    with pytest.raises(ConfigError, match="codebook needs a catalog with a quantizer"):
+        sft(settings(backbone, new_rows="codebook"), run, seed=0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="one process"):
+        sft(settings(backbone), run, seed=0)
+    assert stage.__all__ == ["SftConfig", "align", "sft"]
+
+
+def test_computing_in_bf16_stays_close_to_float32(run: Run) -> None:
+    losses = []
+    for precision in ("no", "bf16"):
+        training = {"max_steps": 3, "device": "cpu", "mixed_precision": precision, "log_every_steps": 1}
+        config = config_from_mapping(SftConfig, {"max_history": 5, "stride": 5, "training": training})
+        sft(config, run, seed=0)
+        lines = map(json.loads, run.path("sft.jsonl").read_text().splitlines())
+        losses.append(next(line["loss"] for line in lines if "loss" in line))
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] != losses[0]
