@@ -133,6 +133,19 @@ def test_ease_refuses_a_catalogue_that_it_cannot_invert(dataset, monkeypatch):
         EASE.fit(dataset, seed=0)
 
 
+def test_the_inverse_takes_the_place_of_the_matrix():
+    root = np.random.default_rng(0).normal(size=(7, 5))
+    matrix = root.T @ root + np.eye(5)
+    expected = np.linalg.inv(matrix)
+    itemic.baselines.ease._invert_positive(matrix)
+    np.testing.assert_allclose(matrix, expected, atol=1e-12)
+
+
+def test_a_matrix_without_an_inverse_is_told():
+    with pytest.raises(DataError, match="of 3 items cannot be inverted; make l2 larger"):
+        itemic.baselines.ease._invert_positive(np.ones((3, 3)))
+
+
 @pytest.mark.parametrize("name", ["ItemKNN", "CovisitKNN", "EASE"])
 def test_items_without_evidence_follow_by_popularity(dataset, name):
     model = {"ItemKNN": ItemKNN, "CovisitKNN": CovisitKNN, "EASE": EASE}[name].fit(dataset, seed=0)
