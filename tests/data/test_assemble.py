@@ -91,6 +91,17 @@ def test_histories_that_skip_an_interaction_are_counted():
     assert check_leaks(dataset_from_examples(raw(examples), 10), split="given")["histories_not_in_log"] == 1
 
 
+def test_rows_that_name_an_item_that_was_set_aside_say_so():
+    source = raw(EXAMPLES, log=LOG, items="acd")
+    known = replace(source, items=replace(source.items, ids_set_aside=frozenset("b"))).with_known_items()
+    assert set(known.interactions.rejects["reason"]) == {"item was set aside"}
+    assert [part.rejects["reason"].to_list() for part in known.examples.values()] == [
+        ["item in the history was set aside"],
+        [],
+        ["target item was set aside"],
+    ]
+
+
 def test_rows_that_name_an_unknown_item_are_set_aside():
     known = raw(log=LOG, items="abc").with_known_items()
     assert known.interactions.rejects.select("row", "reason").rows() == [(6, "unknown item")]

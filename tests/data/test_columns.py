@@ -34,6 +34,13 @@ def source(**columns):
         ("iso", "1970-01-01 00:01", 60 * 10**6),
         ("iso", "1970-01-01T01:00:00.25+01:00", 250_000),
         ("iso", "1970-01-01T00:00:01Z", 10**6),
+        ("iso", "1970-01-01 02:00:01+0200", 10**6),
+        ("iso", "1970-01-01 02:30:01 +02:30", 10**6),
+        ("iso", "1969-12-31T22:00:01-02", 10**6),
+        ("iso", "1970-01-01 00:00:01 UTC", 10**6),
+        ("iso", "1970-01-01 00:01UTC", 60 * 10**6),
+        ("iso", "1970-01-01 00:00:01 CET", None),
+        ("iso", "1970-01-01-02", None),
         ("%m %d, %Y", "01 02, 1970", 86_400 * 10**6),
         ("%d.%m.%Y %H:%M", "01.01.1970 00:02", 120 * 10**6),
         ("s", "nan", None),
@@ -105,6 +112,7 @@ def test_items_without_id_or_title_and_conflicting_ones_are_set_aside_and_equal_
         (4, "empty title"),
         (6, "item_id once more with other content"),
     ]
+    assert made.ids_set_aside == {"b"}
 
 
 def test_columns_with_our_names_but_another_meaning_are_renamed():

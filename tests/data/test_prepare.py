@@ -1,5 +1,7 @@
 import json
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -10,7 +12,16 @@ from itemic.core.config import config_from_mapping, config_to_mapping
 from itemic.core.dataset import EXAMPLE_SCHEMA, INTERACTION_SCHEMA, Dataset
 from itemic.core.errors import ConfigError, DataError
 from itemic.core.run import Run
-from itemic.data import ExamplesConfig, InteractionColumns, PrepareConfig, TableConfig, prepare, prepare_dataset
+from itemic.data import (
+    ExamplesConfig,
+    InteractionColumns,
+    MovielensConfig,
+    PrepareConfig,
+    TableConfig,
+    prepare,
+    prepare_dataset,
+)
+from itemic.recipe import load_recipe
 
 LOG = """user_id,item_id,rating,timestamp,what
 u1,a,5,10,view
@@ -162,6 +173,37 @@ def test_bad_rows_are_reported_and_too_many_stop_the_run(write):
         ("log", 8, "unknown item"),
     ]
     assert dataset.info["rejects"] == {"empty title": 1, "unknown item": 1, "unparsable timestamp": 1}
+
+
+def test_an_interaction_with_an_item_that_was_set_aside_says_so(write):
+    source = write(LOG + "u1,f,5,50,view\nu1,g,5,60,view\n", ITEMS + "f,,,6\n")
+    _, rejects = prepare_dataset(PrepareConfig(source=source, max_reject_share=0.5))
+    assert rejects["reason"].to_list() == ["empty title", "item was set aside", "unknown item"]
+
+
+def test_a_log_without_quoting_is_read_when_said_so(write):
+    source = write(items=ITEMS.replace("Alpha", '"Alpha').replace("Gamma", '"Gamma'))
+    with pytest.raises(DataError, match=r"items\.csv: row 2: a quoted cell goes over 1 lines that look like rows"):
+        prepare_dataset(PrepareConfig(source=source))
+    dataset, _ = prepare_dataset(PrepareConfig(source=replace(source, quoted=False)))
+    assert dataset.items["title"].to_list() == ['"Alpha', "Beta & Co", '"Gamma', "Delta"]
+
+
+def test_semantic_ids_of_an_earlier_source_do_not_stay(write, tmp_path):
+    run = Run(tmp_path / "run")
+    stale = run.path("given_sids.parquet")
+    stale.parent.mkdir(parents=True, exist_ok=True)
+    stale.write_bytes(b"of another source")
+    prepare(PrepareConfig(source=write()), run, seed=0)
+    assert not stale.exists()
+
+
+def test_the_recipe_of_the_documentation_is_one(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    recipe = text.split("The same as a recipe:")[1].split("```yaml")[1].split("```")[0]
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    expected = PrepareConfig(source=MovielensConfig(), keep_repeats=False, max_history=50)
+    assert load_recipe(tmp_path / "recipe.yaml").prepare == expected
 
 
 def test_a_filter_that_leaves_nothing_says_where(write):

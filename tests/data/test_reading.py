@@ -3,6 +3,8 @@ import json
 
 import polars as pl
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from itemic.core.errors import DataError
 from itemic.data import reading
@@ -109,6 +111,87 @@ def test_undecodable_json_lines_are_set_aside(write):
     source = read_table(path)
     assert rows(source) == [("b", "ok", 2)]
     assert source.rejects.select("row", "reason").rows() == [(1, "not valid UTF-8")]
+
+
+LOG = ["u,i,t", *(f"u{row},i{row},{row}" for row in range(2, 3001))]
+
+
+@pytest.mark.parametrize("rest", [[], ['u,"x,7']])  # polars reads the first and refuses the second
+def test_an_opening_quote_that_swallows_rows_is_named(rest):
+    lines = [*LOG[:1999], '"' + LOG[1999], *LOG[2000:], *rest]
+    with pytest.raises(DataError, match=r"t\.csv: row 2000: a quoted cell goes over 1000 lines that look like rows"):
+        parse_delimited(("\n".join(lines) + "\n").encode(), "t.csv", separator=",")
+
+
+def test_quotes_of_titles_are_no_quoting_when_said_so(write):
+    path = write("items.tsv", 'id\ttitle\n1\t"Weird Al" Yankovic\n2\tB\n3\t"Heroes"\n'.replace('Al"', "Al"))
+    with pytest.raises(DataError, match=r"row 2: .* 2 lines .* set quoted: false"):
+        read_table(path)
+    assert read_table(path, quoted=False).rows["title"].to_list() == ['"Weird Al Yankovic', "B", '"Heroes"']
+
+
+def test_texts_of_several_lines_are_no_open_quotes():
+    text = "Soft, warm, and cheap.\n\n- wool, cotton\n1,2,3\nIt lasts"
+    source = parse_delimited(f'id,title,text\n1,T,"{text}"\n2,"U\nV",x\n'.encode(), "t.csv", separator=",")
+    assert source.rows["text"].to_list() == [text, "x"]
+    one = parse_delimited(b'text\n"a\nb"\n', "t.csv", separator=",")
+    assert one.rows["text"].to_list() == ["a\nb"]
+
+
+def test_what_the_csv_module_refuses_is_named_with_file_and_line():
+    wide = 'a,b\n1,2,3\n4,"' + "x\n" * 100_000
+    with pytest.raises(DataError, match=r"t\.csv: line \d+: field larger than field limit .* without an end\?"):
+        parse_delimited(wide.encode(), "t.csv", separator=",")
+    with pytest.raises(DataError, match=r"t\.csv: line 1: the lines end with a carriage return alone"):
+        parse_delimited(b"a,b\r1,2\r", "t.csv", separator=",")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(write):
+    for name, text in (
+        ("a.csv", "id,t\n1,x\n"),
+        ("ragged.csv", "id,t\n1,x\n2,y,z\n"),
+        ("a.jsonl", '{"id": 1, "t": "x"}'),
+    ):
+        table = read_table(write(name, "\ufeff" + text)).rows
+        assert table.select("id", "t").rows() == [("1", "x")]
+
+
+NUMBERS = st.integers(-(10**15), 10**15)
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | NUMBERS
+    | NUMBERS.map(lambda n: n / 1000)
+    | NUMBERS.map(float)
+    | st.text("aé ", max_size=3),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text("ab", max_size=2), inside, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(JSON_VALUES)
+@example(12.0)
+@example([1.0, {"k": -0.0}])
+@example(1e-7)
+def test_json_values_are_written_alike_by_the_fast_and_the_slow_road(value):
+    line = json.dumps({"v": value}).encode() + b"\n"
+    fast = reading._parse_json_chunk(line, "t.jsonl", ["v"], 1)
+    slow = reading._parse_json_chunk(b"\n" + line, "t.jsonl", ["v"], 0)
+    assert fast.rows.equals(slow.rows)
+
+
+def test_json_lines_in_utf_16_are_refused(write):
+    path = write("a.jsonl", '{"id": 1}'.encode("utf-16"))
+    with pytest.raises(DataError, match=r"a\.jsonl: JSON lines are not read in utf-16; write the file in UTF-8"):
+        read_table(path, encoding="utf-16")
+
+
+def test_a_mapped_key_is_found_however_late_it_first_appears(write):
+    path = write("items.jsonl", '{"id": "a"}\n' * 1500 + '{"id": "b", "text": "late", "more": 1}\n')
+    table = read_table(path, mapped=("id", "text", "none", "")).rows
+    assert table.columns == ["id", "text", "source_row"]
+    assert table.row(1500) == ("b", "late", 1501)
 
 
 def test_written_lists_are_joined_and_nothing_is_evaluated():

@@ -26,7 +26,8 @@ __all__ = [
 
 _US_PER_UNIT = {"s": 10**6, "ms": 10**3, "us": 1, "ns": 10**-3, "d": 86_400 * 10**6}
 _LATEST_S = 4_102_444_800  # 2100-01-01: later times are in another unit than was said
-_ISO_PATTERN = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2}(?:\.\d+)?)?)?(Z|[+-]\d{2}:\d{2})?$"
+_ISO_ZONE = r" ?(?:Z|UTC|([+-]\d{2})(?::?(\d{2}))?)"
+_ISO_PATTERN = rf"^(\d{{4}}-\d{{2}}-\d{{2}})(?:[T ](\d{{2}}:\d{{2}})(:\d{{2}}(?:\.\d+)?)?(?:{_ISO_ZONE})?)?$"
 _CODES_OF_THE_HOUR = ("%H", "%I", "%T", "%R", "%c", "%s", "%+")
 _RESERVED = ("item_index", "item_id", "title", "description")
 
@@ -50,6 +51,11 @@ class InteractionColumns:
         if not (self.user_id and self.item_id):
             raise ConfigError("a log needs a user_id and an item_id column")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that are there, by the names that the file has for them."""
+        return tuple(name for name in vars(self).values() if name)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ItemColumns:
@@ -65,6 +71,11 @@ class ItemColumns:
     def __post_init__(self) -> None:
         if not (self.item_id and self.title):
             raise ConfigError("a catalogue needs an item_id and a title column")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that are there, by the names that the file has for them."""
+        return tuple(name for name in vars(self).values() if name)
 
 
 def require_columns(source: SourceRows, names: Sequence[str]) -> None:
@@ -170,7 +181,9 @@ def make_items(source: SourceRows, columns: ItemColumns) -> SourceRows:
         "source_row",
     )
     unique = rows.unique(subset=pl.exclude("source_row"), keep="first", maintain_order=True)
-    distinct = SourceRows(file=source.file, rows=unique, rejects=kept.rejects)
+    gone = source.rows.select(item_id.alias("item_id")).filter(~pl.col("item_id").is_in(unique["item_id"].implode()))
+    ids = frozenset(gone["item_id"].drop_nulls())
+    distinct = SourceRows(file=source.file, rows=unique, rejects=kept.rejects, ids_set_aside=ids)
     return distinct.set_aside([(~pl.col("item_id").is_first_distinct(), "item_id once more with other content")])
 
 
@@ -191,8 +204,8 @@ def _number(column: str) -> pl.Expr:
 def _completed_iso(text: pl.Expr) -> pl.Expr:
     """Returns ISO 8601 dates and times with what they leave out: midnight, no seconds, UTC."""
     parts = text.str.extract_groups(_ISO_PATTERN)
-    day, minute, second, zone = (parts.struct[index] for index in range(4))
-    zone = zone.fill_null("+00:00").replace("Z", "+00:00")
+    day, minute, second, zone_hour, zone_minute = (parts.struct[index] for index in range(5))
+    zone = pl.concat_str(zone_hour.fill_null("+00"), pl.lit(":"), zone_minute.fill_null("00"))
     return pl.concat_str(day, pl.lit("T"), minute.fill_null("00:00"), second.fill_null(":00"), zone)
 
 

@@ -91,7 +91,8 @@ class PrepareConfig:
 def prepare(config: PrepareConfig, run: Run, *, seed: int, force: bool = False) -> StageResult:
     """Returns the stage's result after writing ``dataset/`` and ``rejects.parquet`` to the run folder.
 
-    Where the source publishes semantic IDs, they go to ``given_sids.parquet`` (item_index, codes).
+    Where the source publishes semantic IDs, they go to ``given_sids.parquet`` (item_index, codes); where it does not,
+    a file of that name that another source left is removed.
 
     Raises:
         DataError: if the source cannot be read, has too many bad rows or keeps nothing.
@@ -103,7 +104,9 @@ def prepare(config: PrepareConfig, run: Run, *, seed: int, force: bool = False) 
         raw = read_source(config.source)
         dataset, rejects = _prepare_raw(raw, config)
         write_parquet(run.path("rejects.parquet"), rejects)
-        if raw.given_codes is not None:
+        if raw.given_codes is None:
+            run.path("given_sids.parquet").unlink(missing_ok=True)
+        else:
             write_parquet(run.path("given_sids.parquet"), _given_sids(dataset.items, raw.given_codes))
         dataset.save(run.path("dataset"))
         counts: Mapping[str, Any] = dataset.info["counts"]

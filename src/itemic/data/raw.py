@@ -54,11 +54,25 @@ class RawLog:
         return [self.items, *log, *self.examples.values()]
 
     def with_known_items(self) -> "RawLog":
-        """Returns the same source with rows that name an item outside the catalogue set aside."""
+        """Returns the same source with rows that name an item outside the catalogue set aside.
+
+        An item that the catalogue has, but in no usable row, is told from one that it does not have.
+        """
         known = self.items.rows["item_id"].implode()
-        log = self.interactions and self.interactions.set_aside([(~pl.col("item_id").is_in(known), "unknown item")])
-        has_stranger = pl.col("history").list.eval(~pl.element().is_in(known)).list.any()
-        rules = [(~pl.col("target").is_in(known), "unknown target item"), (has_stranger, "unknown item in the history")]
+        gone = pl.Series(sorted(self.items.ids_set_aside), dtype=pl.String).implode()
+        log = self.interactions and self.interactions.set_aside(
+            [
+                (pl.col("item_id").is_in(gone), "item was set aside"),
+                (~pl.col("item_id").is_in(known), "unknown item"),
+            ]
+        )
+        is_gone, is_unknown = pl.element().is_in(gone), ~pl.element().is_in(known)
+        rules = [
+            (pl.col("target").is_in(gone), "target item was set aside"),
+            (~pl.col("target").is_in(known), "unknown target item"),
+            (pl.col("history").list.eval(is_gone).list.any(), "item in the history was set aside"),
+            (pl.col("history").list.eval(is_unknown).list.any(), "unknown item in the history"),
+        ]
         examples = {split: part.set_aside(rules) for split, part in self.examples.items()}
         return replace(self, interactions=log, examples=examples)
 

@@ -12,10 +12,11 @@ import io
 import itertools
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from itemic.core.errors import DataError
@@ -40,12 +41,14 @@ _NUM_LINES_FOR_KEYS = 1000
 codecs.register_error("itemic-mark", lambda error: (_UNDECODABLE, error.end))  # type: ignore[attr-defined]
 
 
-def read_table(path: Path, *, encoding: str = "utf-8") -> SourceRows:
+def read_table(path: Path, *, mapped: Sequence[str] = (), quoted: bool = True, encoding: str = "utf-8") -> SourceRows:
     """Returns the rows of a CSV, TSV, JSON-lines or Parquet file, told apart by the name's ending.
 
     Args:
         path: ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` (one object a line) or ``.parquet``; all but the last may be
             followed by ``.gz``.
+        mapped: Columns that the caller looks for; in JSON lines they are found however late they first appear.
+        quoted: Whether a cell of delimited text may be quoted with ``"``.
         encoding: Of text files.
 
     Raises:
@@ -55,10 +58,11 @@ def read_table(path: Path, *, encoding: str = "utf-8") -> SourceRows:
     if ending == "parquet":
         return read_parquet(path)
     if ending in ("jsonl", "json", "ndjson"):
-        return read_json_lines(path, encoding=encoding)
+        return read_json_lines(path, mapped=mapped, encoding=encoding)
     if ending in ("csv", "tsv"):
         separator = "\t" if ending == "tsv" else ","
-        return parse_delimited(read_bytes(path), path.as_posix(), separator=separator, encoding=encoding)
+        data = read_bytes(path)
+        return parse_delimited(data, path.as_posix(), separator=separator, quoted=quoted, encoding=encoding)
     raise DataError(f"{path}: expected a file ending in .csv, .tsv, .jsonl (each also .gz) or .parquet")
 
 
@@ -106,9 +110,13 @@ def parse_delimited(
         encoding: Of the text; undecodable rows are set aside.
 
     Raises:
-        DataError: if the file is empty or names a column twice.
+        DataError: if the file is empty, names a column twice, ends its lines with carriage returns alone, or has a
+            quoted cell that goes over what looks like rows: an opening quote without an end.
     """
     data, is_clean = _as_utf8(data, encoding)
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if b"\n" not in data and b"\r" in data:
+        raise DataError(f"{file}: line 1: the lines end with a carriage return alone; write them with line feeds")
     first = 1 if header else 2
     if len(separator) > 1:
         table = _split_lines(data, separator, list(header or ()))
@@ -121,14 +129,18 @@ def parse_delimited(
         except pl.exceptions.ComputeError:
             table, rejects = _read_ragged(data, file, separator, header, quoted)
     if header is None:
-        _check_header(data, file, separator)
+        _check_header(data, file, separator, quoted)
     if "source_row" not in table.columns:
         table = numbered(table, first=first)
+    if quoted and b'"' in data:
+        _check_open_quotes(table, rejects, file, separator)
     rows = SourceRows(file=file, rows=_without_blank_rows(table), rejects=rejects)
     return rows if is_clean else _without_undecodable(rows, encoding)
 
 
-def read_json_lines(path: Path, *, columns: Sequence[str] | None = None, encoding: str = "utf-8") -> SourceRows:
+def read_json_lines(
+    path: Path, *, columns: Sequence[str] | None = None, mapped: Sequence[str] = (), encoding: str = "utf-8"
+) -> SourceRows:
     """Returns the objects of a JSON-lines file as columns of strings; a list or object stays JSON text.
 
     The file is parsed in pieces of some tens of megabytes, so memory follows the columns asked for. A line that is
@@ -136,23 +148,30 @@ def read_json_lines(path: Path, *, columns: Sequence[str] | None = None, encodin
 
     Args:
         path: The file, unpacked or ending in ``.gz``.
-        columns: Keys to keep; without it every key of the first thousand lines.
-        encoding: Of the text; undecodable rows are set aside.
+        columns: Keys to keep; without it every key of the first thousand lines and those of ``mapped``.
+        mapped: Keys to keep wherever they first appear; one that no line has is no column.
+        encoding: Of the text, in which a line feed is one byte; undecodable rows are set aside.
 
     Raises:
-        DataError: if the file is missing or empty.
+        DataError: if the file is missing or empty, or the encoding is UTF-16 or UTF-32.
     """
-    file, parts, row = path.as_posix(), list[SourceRows](), 1
+    file, parts, row, late = path.as_posix(), list[SourceRows](), 1, list[str]()
+    _check_line_encoding(encoding, file)
     for chunk in _line_chunks(path):
         data, is_clean = _as_utf8(chunk, encoding)
-        columns = columns or _keys(data, file)
+        data = data if parts else data.removeprefix(codecs.BOM_UTF8)
+        if columns is None:
+            keys = _keys(data, file)
+            late = [name for name in dict.fromkeys(mapped) if name and name not in keys]
+            columns = [*keys, *late]
         part = _parse_json_chunk(data, file, columns, row)
         parts.append(part if is_clean else _without_undecodable(part, encoding))
         row += chunk.count(b"\n")
     if not parts:
         raise DataError(f"{file}: is empty")
     rows, rejects = pl.concat(part.rows for part in parts), pl.concat(part.rejects for part in parts)
-    return SourceRows(file=file, rows=rows, rejects=rejects)
+    nowhere = [name for name in late if rows[name].null_count() == rows.height]
+    return SourceRows(file=file, rows=rows.drop(nowhere), rejects=rejects)
 
 
 def joined_text(values: pl.Series, separator: str) -> pl.Series:
@@ -189,6 +208,15 @@ def _as_utf8(data: bytes, encoding: str) -> tuple[bytes, bool]:
     return (data if codecs.lookup(encoding).name == "utf-8" else text.encode()), True
 
 
+def _check_line_encoding(encoding: str, file: str) -> None:
+    try:
+        name = codecs.lookup(encoding).name
+    except LookupError:
+        raise DataError(f"unknown encoding {encoding!r}") from None
+    if name.startswith(("utf-16", "utf-32")):
+        raise DataError(f"{file}: JSON lines are not read in {encoding}; write the file in UTF-8")
+
+
 def _without_undecodable(rows: SourceRows, encoding: str) -> SourceRows:
     is_bad = pl.any_horizontal(pl.col(pl.String).str.contains(_UNDECODABLE, literal=True))
     checked = rows.set_aside([(is_bad, f"not valid {encoding.upper()}")])
@@ -220,8 +248,7 @@ def _read_ragged(
     data: bytes, file: str, separator: str, header: Sequence[str] | None, quoted: bool
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Reads text that polars refuses, row by row: rows with too many cells are set aside. Slow, for damaged files."""
-    text = io.StringIO(data.decode(), newline="")
-    rows = csv.reader(text, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    rows = _csv_rows(io.StringIO(data.decode(), newline=""), file, separator, quoted)
     names = list(header) if header else next(rows)
     good, bad = [], []
     for number, cells in enumerate(rows, start=1 if header else 2):
@@ -235,6 +262,44 @@ def _read_ragged(
     return pl.DataFrame(good, schema=schema, orient="row"), pl.DataFrame(bad, schema=REJECT_SCHEMA, orient="row")
 
 
+def _csv_rows(lines: Iterable[str], file: str, separator: str, quoted: bool) -> Iterator[list[str]]:
+    rows = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    try:
+        yield from rows
+    except csv.Error as error:
+        hint = "; an opening quote without an end?" if quoted else ""
+        raise DataError(f"{file}: line {rows.line_num}: {error}{hint}") from None
+
+
+def _check_open_quotes(table: pl.DataFrame, rejects: pl.DataFrame, file: str, separator: str) -> None:
+    """Checks that no quoted cell has swallowed rows.
+
+    It has where at least half of its lines after the first look like rows, that is have the separators of a full row.
+    A separator before a blank is none: it is the comma of a sentence, as texts of several lines have them.
+    """
+    names = [name for name in table.columns if name != "source_row"]
+    if len(names) == 1:
+        return
+    cells = [table.select(pl.col("source_row").alias("row"), pl.col(name).alias("cell")) for name in names]
+    cells.append(rejects.select("row", pl.col("content").alias("cell")))
+    long = pl.concat(part.filter(pl.col("cell").str.contains("\n", literal=True)) for part in cells)
+    line = pl.col("cell").str.split("\n").list.slice(1).list.eval(_num_separators(separator) == len(names) - 1)
+    counted = long.select("row", line.list.sum().alias("num_rows"), line.list.len().alias("num_lines"))
+    swallowed = counted.filter((pl.col("num_rows") > 0) & (2 * pl.col("num_rows") >= pl.col("num_lines"))).sort("row")
+    if not swallowed.is_empty():
+        row, num_rows, _ = swallowed.row(0)
+        raise DataError(
+            f"{file}: row {row}: a quoted cell goes over {num_rows} lines that look like rows; an opening quote "
+            "without an end? Close it, or set quoted: false (format: table) if the file has no quoting"
+        )
+
+
+def _num_separators(separator: str) -> pl.Expr:
+    line = pl.element().str
+    in_prose = line.count_matches(separator + " ", literal=True)
+    return line.count_matches(separator, literal=True).cast(pl.Int64) - in_prose.cast(pl.Int64)
+
+
 def _split_lines(data: bytes, separator: str, header: list[str]) -> pl.DataFrame:
     # Not splitlines: it also splits at characters that may stand inside a title.
     texts = data.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
@@ -245,8 +310,9 @@ def _split_lines(data: bytes, separator: str, header: list[str]) -> pl.DataFrame
     return lines.select(**dict(zip(header, [*columns, rest], strict=True)))
 
 
-def _check_header(data: bytes, file: str, separator: str) -> None:
-    names = next(csv.reader([data.split(b"\n", 1)[0].decode("utf-8-sig").rstrip("\r")], delimiter=separator))
+def _check_header(data: bytes, file: str, separator: str, quoted: bool) -> None:
+    line = data.split(b"\n", 1)[0].decode().rstrip("\r")
+    names = next(_csv_rows([line], file, separator, quoted))
     twice = [name for index, name in enumerate(names) if name in names[:index]]
     if twice:
         raise DataError(f"{file}: the header names column {twice[0]!r} twice")
@@ -316,8 +382,17 @@ def _parse_object(line: str) -> dict[str, Any] | None:
 
 
 def _as_text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
+    return value if value is None or isinstance(value, str) else _as_json(value)
+
+
+def _as_json(value: Any) -> str:
+    """Returns JSON as polars writes it: numbers have no exponent, and whole ones no fraction."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_as_json(str(key))}: {_as_json(inside)}" for key, inside in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_as_json, value)) + "]"
+    if isinstance(value, float):
+        return np.format_float_positional(value, trim="-")
     return json.dumps(value, ensure_ascii=False)
 
 

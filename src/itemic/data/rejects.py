@@ -30,6 +30,8 @@ class SourceRows:
     """Any columns, and ``source_row`` with the row's number in the file."""
     rejects: pl.DataFrame
     """REJECT_SCHEMA."""
+    ids_set_aside: frozenset[str] = frozenset()
+    """In a catalogue, the ids of items of which no row is usable."""
 
     @property
     def num_read(self) -> int:

@@ -86,10 +86,12 @@ def read(config: ExamplesConfig) -> RawLog:
         DataError: if a file or column is missing.
     """
     files = config.files()
-    log = read_table(files["interactions"]) if "interactions" in files else None
+    log = (
+        read_table(files["interactions"], mapped=config.interaction_columns.names) if "interactions" in files else None
+    )
     return RawLog(
         interactions=log and make_interactions(log, config.interaction_columns, config.time_format),
-        items=make_items(read_table(files["items"]), config.item_columns),
+        items=make_items(read_table(files["items"], mapped=config.item_columns.names), config.item_columns),
         examples={
             split: make_examples(
                 read_table(files[split]), config.example_columns, config.history_separator, config.time_format

@@ -29,6 +29,8 @@ class TableConfig:
     """How times are written: s, ms, us, ns or d (since 1970), iso, or a strptime pattern."""
     encoding: str = "utf-8"
     """Of text files."""
+    quoted: bool = True
+    """Whether a cell of a CSV or TSV file may be quoted with ``"``, as is usual; false takes each ``"`` as it is."""
 
     def __post_init__(self) -> None:
         check_time_format(self.time_format)
@@ -45,8 +47,10 @@ def read(config: TableConfig) -> RawLog:
         DataError: if a file or column is missing.
     """
     files = config.files()
-    log = read_table(files["interactions"], encoding=config.encoding)
-    items = read_table(files["items"], encoding=config.encoding)
+    log, items = (
+        read_table(files[name], mapped=columns.names, quoted=config.quoted, encoding=config.encoding)
+        for name, columns in (("interactions", config.interaction_columns), ("items", config.item_columns))
+    )
     return RawLog(
         interactions=make_interactions(log, config.interaction_columns, config.time_format),
         items=make_items(items, config.item_columns),
