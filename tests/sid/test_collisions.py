@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import itemic.sid.collisions
 from itemic.core.errors import CatalogError
 from itemic.sid.collisions import resolve_unique
 from itemic.sid.quality import collisions
@@ -138,6 +139,23 @@ def test_more_items_than_sids_are_refused_with_the_remedy():
     taken = np.array([[0, 0], [0, 1]])
     with pytest.raises(CatalogError, match=r"5 items cannot have unique SIDs: .* spell only 4; make a codebook larger"):
         resolve_unique(np.zeros((3, 2), dtype=np.int64), x, quantizer, taken)
+
+
+def test_a_taken_sid_that_items_share_counts_once():
+    quantizer = quantizer_with([[0.0], [1.0]], [[0.0], [1.0]])
+    taken = np.array([[0, 0], [0, 0], [0, 0]])
+    unique = resolve_unique(np.zeros((3, 2), dtype=np.int64), np.zeros((3, 1), dtype=np.float32), quantizer, taken)
+    assert sorted(map(tuple, unique.tolist())) == [(0, 1), (1, 0), (1, 1)]
+
+
+def test_pieces_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    quantizer = random_quantizer((6, 5, 2), 3, rng)
+    x = vectors_of_kind("half identical", 58, 3, rng)
+    codes = quantizer.encode(x)
+    whole = resolve_unique(codes, x, quantizer)
+    monkeypatch.setattr(itemic.sid.collisions, "_ROWS_AT_ONCE", 7)
+    np.testing.assert_array_equal(resolve_unique(codes, x, quantizer), whole)
 
 
 def test_thousand_identical_items_fill_every_sid():

@@ -22,6 +22,8 @@ from itemic.sid.quantizer import Quantizer, complete_codes
 
 __all__ = ["resolve_unique"]
 
+_ROWS_AT_ONCE = 1 << 16
+
 
 def resolve_unique(
     codes: Int[np.ndarray, "N L"],
@@ -46,7 +48,8 @@ def resolve_unique(
     Raises:
         CatalogError: if there are fewer SIDs than items.
     """
-    taken = np.empty((0, codes.shape[1]), dtype=np.int64) if taken is None else taken
+    # Items may share what is taken: it takes one SID from the free ones all the same.
+    taken = np.empty((0, codes.shape[1]), dtype=np.int64) if taken is None else np.unique(taken, axis=0)
     sizes = quantizer.codebook_sizes
     if len(codes) + len(taken) > math.prod(sizes):
         raise CatalogError(
@@ -59,12 +62,11 @@ def resolve_unique(
         crowded = _crowded_prefixes(codes, taken, sizes, level)
         for rows, room in track(crowded, "resolving collisions"):
             prefix = codes[rows, :level]
-            distance = quantizer.distances(x[rows], prefix)
             current = codes[rows, level]
             if level == last:
-                codes[rows, level] = _one_item_a_code(distance, current, room)
+                codes[rows, level] = _one_item_a_code(quantizer.distances(x[rows], prefix), current, room)
                 continue
-            chosen = _spill(distance, current, room)
+            chosen = _spill(quantizer, x[rows], prefix, current, room)
             moved = chosen != current
             new_prefix = np.column_stack([prefix[moved], chosen[moved]])
             codes[rows[moved]] = complete_codes(quantizer, x[rows[moved]], new_prefix)
@@ -113,7 +115,11 @@ def _one_item_a_code(
 
 
 def _spill(
-    distance: Float[np.ndarray, "n K"], current: Int[np.ndarray, "n"], room: Int[np.ndarray, "K"]
+    quantizer: Quantizer,
+    x: Float[np.ndarray, "n D"],
+    prefix: Int[np.ndarray, "n l"],
+    current: Int[np.ndarray, "n"],
+    room: Int[np.ndarray, "K"],
 ) -> Int[np.ndarray, "n"]:
     """Returns codes of which none has more items than room; the items that lose least have moved.
 
@@ -128,15 +134,34 @@ def _spill(
         if (space >= 0).all():
             return chosen
         candidates = rows[space[chosen] < 0]
-        reachable = np.where(space > 0, distance[candidates], np.inf)
-        target = reachable.argmin(axis=1)
-        loss = reachable.min(axis=1) - distance[candidates, chosen[candidates]]
+        target, loss = _nearest_with_space(quantizer, x[candidates], prefix[candidates], chosen[candidates], space)
         order = np.argsort(loss, kind="stable")
         candidates, target = candidates[order], target[order]
         leaves = _rank_among_equals(chosen[candidates]) < -space[chosen[candidates]]
         candidates, target = candidates[leaves], target[leaves]
         enters = _rank_among_equals(target) < space[target]
         chosen[candidates[enters]] = target[enters]
+
+
+def _nearest_with_space(
+    quantizer: Quantizer,
+    x: Float[np.ndarray, "n D"],
+    prefix: Int[np.ndarray, "n l"],
+    own: Int[np.ndarray, "n"],
+    space: Int[np.ndarray, "K"],
+) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """Returns for each item the nearest code with space and what it loses by it.
+
+    In pieces: at the first level all items may be asked about, whose distances to all codes are too much at once.
+    """
+    target, loss = np.empty(len(x), dtype=np.int64), np.empty(len(x), dtype=np.float64)
+    for first in range(0, len(x), _ROWS_AT_ONCE):
+        piece = slice(first, first + _ROWS_AT_ONCE)
+        distance = quantizer.distances(x[piece], prefix[piece])
+        reachable = np.where(space > 0, distance, np.inf)
+        target[piece] = reachable.argmin(axis=1)
+        loss[piece] = reachable.min(axis=1) - distance[np.arange(len(distance)), own[piece]]
+    return target, loss
 
 
 def _rank_among_equals(values: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
