@@ -53,6 +53,13 @@ def test_the_breakdown_adds_up_to_the_whole(dataset, fixed_scores):
     assert [group["bucket"] for group in found.breakdown["history_length"]] == ["3-5"]
 
 
+def test_history_length_is_that_of_the_log_not_of_the_cut_history(make_dataset, fixed_scores):
+    dataset = make_dataset([[0, 1, 2, 3, 4, 5, 6], [1, 2, 3]], 8, max_history=2)
+    found = evaluate_recommender(fixed_scores(range(8)), dataset, CONFIG, seed=0)
+    groups = [(group["bucket"], group["num_examples"]) for group in found.breakdown["history_length"]]
+    assert groups == [("1-2", 1), ("6-10", 1)]
+
+
 def test_a_recommender_that_fills_no_slot_is_refused(dataset, fixed_scores):
     with pytest.raises(DataError, match="Fixed scores lists no allowed item for any of 4 examples"):
         evaluate_recommender(fixed_scores([-np.inf] * 6), dataset, CONFIG, seed=0)
@@ -74,6 +81,26 @@ def test_invalid_slots_are_counted_and_kept_out_of_the_list_metrics(dataset):
     metrics = evaluate_recommender(Careless(), dataset, config, seed=0).metrics
     assert metrics["Coverage@2"]["value"] == 1 / 6  # only item 0 is ever valid
     assert metrics["Invalid@2"]["value"] == pytest.approx(1 - 3 / 8)  # one user has seen item 0
+
+
+def test_lists_with_nothing_allowed_on_top_have_no_gini_and_no_novelty_there(dataset, tmp_path):
+    class Late:
+        name = "Late"
+
+        def recommend(self, histories, k, exclude=None, allow=None):
+            row = np.array([99, *range(5), *[-1] * k])[:k]
+            return Recommendations(
+                item_index=np.tile(row, (len(histories), 1)),
+                score=np.tile(np.where(row >= 0, -np.arange(k, dtype=float), -np.inf), (len(histories), 1)),
+                num_tied_beyond=np.zeros(len(histories), dtype=np.int64),
+            )
+
+    evaluate_all([Late()], dataset, EvaluateConfig(cutoffs=(1, 2), num_bootstrap=10), tmp_path, 0)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["recommenders"]["Late"]["metrics"]
+    assert metrics["Gini@1"] == metrics["Novelty@1"] == {"value": None}
+    assert metrics["Coverage@1"] == {"value": 0}
+    assert metrics["Invalid@1"] == {"value": 1}
+    assert metrics["Gini@2"] == {"value": pytest.approx(5 / 6)}
 
 
 def test_the_files_say_what_was_returned(dataset, fixed_scores, tmp_path):

@@ -74,6 +74,27 @@ def test_a_tie_across_the_cut_is_decided_by_a_longer_list(make_dataset, fixed_sc
     assert lists.item_index.shape == (2, 2)
 
 
+def test_a_longer_list_decides_a_tie_but_finds_nothing_that_was_missed(make_dataset):
+    class Deeper:
+        """Finds item 9 only when asked for more than two items; items 3, 4 and 5 are level."""
+
+        name = "Deeper"
+
+        def recommend(self, histories, k, exclude=None, allow=None):
+            items, scores = ([3, 4], [1.0, 1.0]) if k == 2 else ([9, 3, 4, 5], [2.0, 1.0, 1.0, 1.0])
+            items, scores = (items + [-1] * k)[:k], (scores + [-np.inf] * k)[:k]
+            return Recommendations(
+                item_index=np.tile(np.array(items), (len(histories), 1)),
+                score=np.tile(np.array(scores), (len(histories), 1)),
+                num_tied_beyond=np.full(len(histories), 2 if k == 2 else 0),
+            )
+
+    cases = evaluation_set(make_dataset([[0, 1, 2, 9], [0, 1, 2, 5], [0, 1, 2, 4]], 12), EvaluateConfig(), seed=0)
+    ranks = rank_examples(Deeper(), cases, 2, 256).ranks
+    assert ranks.num_better.tolist() == [2, 0, 0]
+    assert ranks.num_tied.tolist() == [0, 4, 4]
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(scores=st.lists(st.integers(0, 2), min_size=8, max_size=8), k=st.integers(1, 9))
 def test_every_rank_within_the_list_is_the_rank_among_all_scores(make_dataset, fixed_scores, scores, k):

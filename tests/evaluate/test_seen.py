@@ -1,5 +1,7 @@
 """What a user had seen before each target."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -36,7 +38,24 @@ def test_missing_times_still_find_the_target(make_dataset):
     assert seen_items(timeless, timeless.test).lists(np.array([0])) == [[0, 1, 2]]
 
 
+def test_a_repeat_without_times_is_the_later_one(make_dataset):
+    dataset = make_dataset([[1, 2, 3, 4, 1]], 5, repeats=True)
+    no_time = pl.lit(None, dtype=pl.Int64).alias("timestamp")
+    tables = {name: getattr(dataset, name).with_columns(no_time) for name in ("interactions", "train", "valid", "test")}
+    seen = seen_items(replace(dataset, **tables), tables["test"])
+    assert seen.lists(np.array([0])) == [[1, 2, 3, 4]]
+    assert seen.holds_target.tolist() == [True]
+    assert seen.num_interactions.tolist() == [4]
+
+
+def test_some_examples_in_any_order_are_found(make_dataset):
+    dataset = make_dataset([[0, 1, 2, 3], [3, 2, 1], [1, 3, 0]], 4)
+    some = dataset.test[[2, 0]]
+    assert seen_items(dataset, some).lists(np.arange(2)) == [[1, 3], [0, 1, 2]]
+
+
 def test_a_target_outside_the_log_is_refused(make_dataset):
     dataset = make_dataset([[0, 1, 2, 3]], 5)
-    with pytest.raises(DataError, match="example 4: the interactions of user u0 have no item 4 at time 3"):
-        seen_items(dataset, dataset.test.with_columns(target=pl.lit(4, dtype=pl.Int64)))
+    wrong = replace(dataset, test=dataset.test.with_columns(target=pl.lit(4, dtype=pl.Int64)))
+    with pytest.raises(DataError, match=r"test example 4 \(user 'u0'\): the target is not this user's interaction"):
+        seen_items(wrong, wrong.test)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int64
 
 from itemic.core.dataset import Dataset
 from itemic.core.errors import DataError
+from itemic.data.log_rows import all_examples, target_rows
 from itemic.data.splits import SPLITS, positions
 
 __all__ = ["check_leaks"]
@@ -33,40 +34,13 @@ def check_leaks(dataset: Dataset, *, split: str) -> dict[str, Any]:
     Raises:
         DataError: naming the first example or user at fault.
     """
-    examples = pl.concat([dataset.split(name).with_columns(pl.lit(name).alias("split")) for name in SPLITS])
-    rows = _rows_in_log(dataset.interactions, examples)
-    _check_targets(dataset.interactions, examples, rows)
+    examples = all_examples(dataset)
+    rows = target_rows(dataset.interactions, examples)
     _check_order(dataset.interactions)
     num_other = _count_other_histories(dataset.interactions, examples, rows, may_differ=split == "given")
     if split == "temporal":
         _check_times(dataset)
     return {"histories_not_in_log": num_other, **_times(dataset), **_distance(dataset)}
-
-
-def _rows_in_log(log: pl.DataFrame, examples: pl.DataFrame) -> Int64[np.ndarray, "E"]:
-    """Returns the log row of every example: a user's last example belongs to its last interaction, and so on."""
-    users = log.with_row_index("row").group_by("user_id").agg(pl.col("row").last().cast(pl.Int64))
-    from_end = (pl.len() - 1 - pl.int_range(pl.len())).over("user_id")
-    joined = examples.select("user_id", from_end.alias("from_end")).join(
-        users, on="user_id", how="left", maintain_order="left"
-    )
-    rows = joined.select((pl.col("row") - pl.col("from_end")).fill_null(-1)).to_series()
-    return rows.to_numpy().astype(np.int64)
-
-
-def _check_targets(log: pl.DataFrame, examples: pl.DataFrame, rows: Int64[np.ndarray, "E"]) -> None:
-    inside = np.clip(rows, 0, max(log.height - 1, 0))
-    found = log[inside]
-    same = (
-        (rows >= 0)
-        & (found["user_id"] == examples["user_id"]).to_numpy()
-        & (found["item_index"] == examples["target"]).to_numpy()
-        & (found["split"] == examples["split"]).to_numpy()
-    )
-    if not same.all():
-        raise DataError(
-            f"{_name(examples, int(np.argmin(same)))}: the target is not this user's interaction in the log"
-        )
 
 
 def _check_order(log: pl.DataFrame) -> None:

@@ -27,7 +27,7 @@ from itemic.evaluate.significance import Comparison, bootstrap_intervals, paired
 
 __all__ = ["Evaluation", "evaluate_all", "evaluate_recommender", "ranking_file_name"]
 
-Values = dict[str, dict[str, float]]
+Values = dict[str, dict[str, float | None]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +37,8 @@ class Evaluation:
     name: str
     """Name of the recommender."""
     metrics: Values
-    """Label to value, with low and high where each example has a value of its own."""
+    """Label to value, with low and high where each example has a value of its own; the value of a list metric is None
+    where no list has an allowed item up to its cut."""
     breakdown: dict[str, list[dict[str, Any]]]
     """Groups by ``history_length`` and by ``target_popularity``: bucket, num_examples, metrics."""
     users_per_s: float
@@ -159,16 +160,18 @@ def _with_intervals(
 
 
 def _list_metrics(name: str, lists: RankedLists, cases: EvaluationSet, cutoffs: Sequence[int]) -> Values:
+    """Returns what the lists are like at each cut; Gini and novelty are None at a cut with no allowed item at all."""
     listed = np.where(lists.valid, lists.item_index, -1)
-    if (listed[:, : cutoffs[0]] == -1).all():
+    if not lists.valid.any():
         raise DataError(f"{name} lists no allowed item for any of {len(cases)} examples")
     values: Values = {}
     for cutoff in cutoffs:
         top = listed[:, :cutoff]
         invalid = invalid_rate(lists.item_index[:, :cutoff], lists.valid[:, :cutoff], lists.num_allowed)
         values[f"Coverage@{cutoff}"] = {"value": coverage(top, cases.num_items)}
-        values[f"Gini@{cutoff}"] = {"value": gini(top, cases.num_items)}
-        values[f"Novelty@{cutoff}"] = {"value": novelty(top, cases.train_counts)}
+        has_items = bool((top >= 0).any())
+        values[f"Gini@{cutoff}"] = {"value": gini(top, cases.num_items) if has_items else None}
+        values[f"Novelty@{cutoff}"] = {"value": novelty(top, cases.train_counts) if has_items else None}
         values[f"Invalid@{cutoff}"] = {"value": invalid}
     return values
 
@@ -178,9 +181,8 @@ def _breakdown(
 ) -> dict[str, list[dict[str, Any]]]:
     labels = _headline_labels(config)
     values = _values(ranks, labels)
-    history_length = cases.examples["history"].list.len().cast(pl.Int64).to_numpy()
     groups = {
-        "history_length": buckets(history_length, HISTORY_LENGTH_EDGES),
+        "history_length": buckets(cases.history_length, HISTORY_LENGTH_EDGES),
         "target_popularity": buckets(cases.train_counts[cases.target], TARGET_POPULARITY_EDGES),
     }
     return {

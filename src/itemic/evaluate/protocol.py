@@ -19,7 +19,14 @@ from itemic.core.progress import progress_bar
 from itemic.core.ranking import Recommendations, Recommender
 from itemic.core.seeds import derive_rng
 from itemic.evaluate.metrics.invalid import valid_slots
-from itemic.evaluate.ranks import TargetRanks, check_recommendations, is_cut_by_tie, target_ranks
+from itemic.evaluate.ranks import (
+    TargetRanks,
+    check_recommendations,
+    is_cut_by_tie,
+    ranks_at,
+    target_ranks,
+    target_scores,
+)
 from itemic.evaluate.seen import SeenItems, seen_items
 
 __all__ = ["EvaluateConfig", "EvaluationSet", "RankedLists", "evaluation_set", "rank_examples"]
@@ -76,6 +83,8 @@ class EvaluationSet:
     """Item index of each example's held-out item."""
     owner: Int[np.ndarray, "B"]
     """Number of each example's user."""
+    history_length: Int[np.ndarray, "B"]
+    """Interactions of the user before the target, those beyond the prepared maximum included."""
     seen: SeenItems | None
     """Items that are no candidates; None where all are."""
     num_items: int
@@ -118,7 +127,7 @@ def evaluation_set(dataset: Dataset, config: EvaluateConfig, *, seed: int) -> Ev
     """Returns the examples to rank, with what is excluded for each.
 
     Raises:
-        DataError: if the split is empty, or seen items are excluded and a target is not in the log.
+        DataError: if the split is empty, or an example's target is not where the log must have it.
     """
     examples = dataset.split(config.split)
     if examples.is_empty():
@@ -127,12 +136,15 @@ def evaluation_set(dataset: Dataset, config: EvaluateConfig, *, seed: int) -> Ev
         rng = derive_rng(seed, "evaluate", "examples")
         examples = examples[np.sort(rng.choice(examples.height, config.max_examples, replace=False)).tolist()]
     exclude = not dataset.keeps_repeats if config.exclude_history == "auto" else config.exclude_history
+    seen = seen_items(dataset, examples)
     train_items = dataset.interactions.filter(pl.col("split") == "train")["item_index"].to_numpy()
     cases = EvaluationSet(
         examples=examples,
         target=examples["target"].to_numpy(),
         owner=examples["user_id"].rank("dense").cast(pl.Int64).to_numpy(),
-        seen=seen_items(dataset, examples) if exclude else None,
+        # Published histories may hold more than the log has.
+        history_length=np.maximum(seen.num_interactions, examples["history"].list.len().cast(pl.Int64).to_numpy()),
+        seen=seen if exclude else None,
         num_items=dataset.num_items,
         train_counts=np.bincount(train_items, minlength=dataset.num_items),
     )
@@ -195,18 +207,23 @@ def _decide_ties(
     """Returns the targets' ranks, those decided that depend on the part of a tie that the lists cut off.
 
     Which of the tied items a list shows is arbitrary (the lower index, say). Where the target may be among those not
-    shown, a list long enough to hold the whole tie tells; without it the expectation would be too low.
+    shown, a list long enough to hold the whole tie tells; without it the expectation would be too low. It tells no
+    more than that: a search that is asked for more may reach deeper, but a target that it missed before stays missed.
     """
     ranks = target_ranks(lists, cases.target[rows])
     undecided = np.flatnonzero(is_cut_by_tie(lists, ranks))
     if not len(undecided):
         return ranks
     k = min(cases.num_items, lists.item_index.shape[1] + int(lists.num_tied_beyond[undecided].max()))
-    num_better, num_tied = ranks.num_better.copy(), ranks.num_tied.copy()
+    last_score = lists.score[:, -1]
+    is_tied = np.zeros(len(rows), dtype=bool)
     step = max(1, _MAX_CELLS // k)
     for start in range(0, len(undecided), step):
         some = undecided[start : start + step]
-        longer = target_ranks(_recommend(recommender, cases, rows[some], k), cases.target[rows[some]])
-        found = longer.num_tied > 0
-        num_better[some[found]], num_tied[some[found]] = longer.num_better[found], longer.num_tied[found]
-    return TargetRanks(num_better=num_better, num_tied=num_tied)
+        longer = _recommend(recommender, cases, rows[some], k)
+        is_tied[some] = target_scores(longer, cases.target[rows[some]]) == last_score[some]
+    at_the_end = ranks_at(lists, last_score)
+    return TargetRanks(
+        num_better=np.where(is_tied, at_the_end.num_better, ranks.num_better),
+        num_tied=np.where(is_tied, at_the_end.num_tied, ranks.num_tied),
+    )

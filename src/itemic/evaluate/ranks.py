@@ -6,12 +6,12 @@ Knows nothing of metrics; those take the counts and give the expectation over th
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from itemic.core.errors import DataError
 from itemic.core.ranking import Recommendations
 
-__all__ = ["TargetRanks", "check_recommendations", "is_cut_by_tie", "target_ranks"]
+__all__ = ["TargetRanks", "check_recommendations", "is_cut_by_tie", "ranks_at", "target_ranks", "target_scores"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,16 +34,35 @@ def target_ranks(recommendations: Recommendations, target: Int[np.ndarray, "B"])
         recommendations: Ranked lists.
         target: Item index of the held-out item of each user.
     """
-    items, scores = recommendations.item_index, recommendations.score
-    is_target = items == target[:, None]
-    is_listed = is_target.any(axis=1)
-    filled = items != -1
-    target_score = np.where(is_target, scores, -np.inf).max(axis=1, initial=-np.inf)[:, None]
-    num_better = np.where(is_listed, (filled & (scores > target_score)).sum(axis=1), filled.sum(axis=1))
-    num_tied = (filled & (scores == target_score)).sum(axis=1)
-    reaches_end = filled[:, -1] & (scores[:, -1:] == target_score)[:, 0]
-    num_tied += np.where(reaches_end, recommendations.num_tied_beyond, 0)
-    return TargetRanks(num_better=num_better, num_tied=np.where(is_listed, num_tied, 0))
+    is_listed = (recommendations.item_index == target[:, None]).any(axis=1)
+    at_target = ranks_at(recommendations, target_scores(recommendations, target))
+    num_listed = (recommendations.item_index != -1).sum(axis=1)
+    return TargetRanks(
+        num_better=np.where(is_listed, at_target.num_better, num_listed),
+        num_tied=np.where(is_listed, at_target.num_tied, 0),
+    )
+
+
+def target_scores(recommendations: Recommendations, target: Int[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
+    """Returns the score of each target, -inf where it is not listed."""
+    is_target = recommendations.item_index == target[:, None]
+    scores: np.ndarray = np.where(is_target, recommendations.score, -np.inf).max(axis=1, initial=-np.inf)
+    return scores
+
+
+def ranks_at(recommendations: Recommendations, score: Float[np.ndarray, "B"]) -> TargetRanks:
+    """Returns the counts for an item with that score, which is one of the list's or level with its last.
+
+    Args:
+        recommendations: Ranked lists.
+        score: One for each user.
+    """
+    filled = recommendations.item_index != -1
+    level = filled & (recommendations.score == score[:, None])
+    return TargetRanks(
+        num_better=(filled & (recommendations.score > score[:, None])).sum(axis=1),
+        num_tied=level.sum(axis=1) + np.where(level[:, -1], recommendations.num_tied_beyond, 0),
+    )
 
 
 def is_cut_by_tie(recommendations: Recommendations, ranks: TargetRanks) -> Bool[np.ndarray, "B"]:

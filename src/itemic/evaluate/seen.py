@@ -7,11 +7,9 @@ import polars as pl
 from jaxtyping import Bool, Int
 
 from itemic.core.dataset import Dataset
-from itemic.core.errors import DataError
+from itemic.data.log_rows import all_examples, target_rows
 
 __all__ = ["SeenItems", "seen_items"]
-
-_KEY = ("user_id", "item_index", "timestamp")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,33 +30,36 @@ class SeenItems:
         ranges = zip(self.first_row[rows], self.target_row[rows], strict=True)
         return [self.item_index[first:last].tolist() for first, last in ranges]
 
+    @property
+    def num_interactions(self) -> Int[np.ndarray, "B"]:
+        """Interactions of the user before each target, repeats counted: the length of the whole history."""
+        lengths: np.ndarray = self.target_row - self.first_row
+        return lengths
+
 
 def seen_items(dataset: Dataset, examples: pl.DataFrame) -> SeenItems:
     """Returns for each example the items its user had interacted with before the target.
 
     An example's history is cut to the prepared maximum, so excluding it alone would leave older items in the lists.
-    Where a user has the same item twice at the same time, the range ends before the first.
+
+    Args:
+        dataset: The log, and all examples: together they tell the row of each target.
+        examples: Some examples of the dataset, recognised by ``example_id``.
 
     Raises:
-        DataError: if a target is not in the log.
+        DataError: if the dataset's examples are not the last interactions of their users in the log.
     """
-    target_row = pl.col("target_row")
-    log = dataset.interactions.select(pl.int_range(pl.len(), dtype=pl.Int64).alias("target_row"), *_KEY).with_columns(
-        target_row.min().over("user_id").alias("first_row"),
-        target_row.min().over("user_id", "item_index").alias("first_seen"),
+    log, everything = dataset.interactions, all_examples(dataset)
+    rows = everything.select("example_id", pl.Series("row", target_rows(log, everything)))
+    row = examples.select("example_id").join(rows, on="example_id", how="left", maintain_order="left")["row"].to_numpy()
+    numbered = log.select("user_id", "item_index", pl.int_range(pl.len(), dtype=pl.Int64).alias("row"))
+    first = numbered.select(
+        pl.col("row").min().over("user_id").alias("of_user"),
+        pl.col("row").min().over("user_id", "item_index").alias("of_item"),
     )
-    keyed = examples.select("example_id", "user_id", pl.col("target").alias("item_index"), "timestamp")
-    first_of_each = log.unique(_KEY, keep="first", maintain_order=True)
-    located = keyed.join(first_of_each, on=_KEY, how="left", nulls_equal=True, maintain_order="left")
-    missing = located.filter(pl.col("target_row").is_null())
-    if missing.height:
-        example, user, item, timestamp = missing.row(0)[:4]
-        raise DataError(
-            f"example {example}: the interactions of user {user} have no item {item} at time {timestamp}, its target"
-        )
     return SeenItems(
-        item_index=dataset.interactions["item_index"].to_numpy(),
-        first_row=located["first_row"].to_numpy(),
-        target_row=located["target_row"].to_numpy(),
-        holds_target=(located["first_seen"] < located["target_row"]).to_numpy(),
+        item_index=log["item_index"].to_numpy(),
+        first_row=first["of_user"].to_numpy()[row],
+        target_row=row,
+        holds_target=first["of_item"].to_numpy()[row] < row,
     )
