@@ -102,6 +102,7 @@ def load_trained(
     run = Run(Path(folder))
     dataset = Dataset.load(run.require("dataset", "prepare"))
     catalog = Catalog.load(run.require("catalog", "tokenize"))
+    catalog.check_fits(dataset.items["item_id"].to_list())
     model = SidModel.load(run.require("model", "sft"), pick_device(device))
     if model.prompt_version != PROMPT_VERSION:
         raise ArtifactError(

@@ -150,6 +150,7 @@ def _export(argv: list[str]) -> None:
     run = Run(arguments.run)
     dataset = Dataset.load(run.require("dataset", "prepare"))
     catalog = Catalog.load(run.require("catalog", "tokenize"))
+    catalog.check_fits(dataset.items["item_id"].to_list())
     spelling = Spelling.of("plain", catalog.codebook_sizes)
     for path in export_minionerec(dataset, catalog.codes, spelling.token, arguments.out, arguments.category):
         print(path)

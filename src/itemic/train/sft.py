@@ -184,6 +184,7 @@ def _train(
 ) -> tuple[SidModel, TrainResult]:
     tune_allocator()
     dataset, catalog = Dataset.load(inputs["dataset"]), Catalog.load(inputs["catalog"])
+    catalog.check_fits(dataset.items["item_id"].to_list())
     model = _make_model(config, dataset, catalog, inputs["catalog"], start, seed)
     _choose_parameters(config, model, seed)
     if config.training.gradient_checkpointing:
