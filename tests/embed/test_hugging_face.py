@@ -3,15 +3,15 @@ import pytest
 import torch
 
 from itemic.core.errors import ConfigError
-from itemic.embed.encoder import TextEncoder
+from itemic.embed.encoder import EncoderOptions, TextEncoder
 from itemic.embed.hugging_face import HuggingFaceEncoder, pool
 
 TEXTS = ["blue pump", "red steel bolt nut of the valve", "seal"]
 CPU = torch.device("cpu")
 
 
-def make_encoder(folder, **options):
-    return HuggingFaceEncoder("tiny", folder, **{"pooling": "mean", "device": CPU} | options)
+def make_encoder(folder, *, pooling="mean", **options):
+    return HuggingFaceEncoder("tiny", folder, EncoderOptions(device=CPU, **options), pooling=pooling)
 
 
 def test_pooling_by_hand_with_padding_on_either_side():

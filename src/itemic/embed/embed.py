@@ -25,7 +25,7 @@ from itemic.core.packages import cache_folder
 from itemic.core.progress import progress_bar
 from itemic.core.run import Run, StageResult
 from itemic.embed.cache import EmbeddingCache
-from itemic.embed.encoder import TextEncoder
+from itemic.embed.encoder import EncoderOptions, TextEncoder
 from itemic.embed.hugging_face import HuggingFaceEncoder
 from itemic.embed.models import model_folder, sentence_pooling
 from itemic.embed.sentence_transformer import SentenceTransformerEncoder
@@ -173,28 +173,17 @@ def load_embeddings(path: Path) -> Float32[np.ndarray, "N D"]:
 
 
 def _make_encoder(config: EmbedConfig, folder: Path) -> TextEncoder:
-    device = pick_device(config.device)
-    dtype: torch.dtype = getattr(torch, config.dtype)
-    if config.backend == "sentence-transformers":
-        return SentenceTransformerEncoder(
-            config.encoder,
-            folder,
-            instruction=config.instruction,
-            normalize=config.normalize,
-            max_length=config.max_length,
-            device=device,
-            dtype=dtype,
-        )
-    return HuggingFaceEncoder(
-        config.encoder,
-        folder,
-        pooling=sentence_pooling(folder) if config.pooling == "model" else config.pooling,
+    options = EncoderOptions(
         instruction=config.instruction,
         normalize=config.normalize,
         max_length=config.max_length,
-        device=device,
-        dtype=dtype,
+        device=pick_device(config.device),
+        dtype=getattr(torch, config.dtype),
     )
+    if config.backend == "sentence-transformers":
+        return SentenceTransformerEncoder(config.encoder, folder, options)
+    pooling = sentence_pooling(folder) if config.pooling == "model" else config.pooling
+    return HuggingFaceEncoder(config.encoder, folder, options, pooling=pooling)
 
 
 def _fingerprint(config: EmbedConfig, folder: Path) -> str:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from itemic.core.errors import ConfigError
+from itemic.embed.encoder import EncoderOptions
 from itemic.embed.models import longest_text, sentence_max_length
 
 __all__ = ["HuggingFaceEncoder", "pool", "without_loading_bar"]
@@ -21,29 +22,14 @@ __all__ = ["HuggingFaceEncoder", "pool", "without_loading_bar"]
 class HuggingFaceEncoder:
     """Pools what ``AutoModel`` makes of each text."""
 
-    def __init__(
-        self,
-        name: str,
-        folder: Path,
-        *,
-        pooling: str,
-        instruction: str = "",
-        normalize: bool = True,
-        max_length: int = 0,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, name: str, folder: Path, options: EncoderOptions, *, pooling: str) -> None:
         """Loads the model.
 
         Args:
             name: What to call it.
             folder: Its files.
+            options: What it is told.
             pooling: "mean", "last" or "cls".
-            instruction: Put before every text.
-            normalize: Whether vectors are scaled to length 1.
-            max_length: Longest text in tokens, cut beyond; 0 for the model's own limit.
-            device: Where to compute.
-            dtype: Number format of the weights.
 
         Raises:
             ConfigError: if the folder holds no such model or ``max_length`` is more than it can read.
@@ -54,22 +40,23 @@ class HuggingFaceEncoder:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="right")
             with without_loading_bar():
-                network = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype)
+                network = AutoModel.from_pretrained(
+                    folder, local_files_only=True, use_safetensors=True, dtype=options.dtype
+                )
         except (OSError, ValueError) as error:
             raise ConfigError(f"encoder {name!r}: transformers cannot load {folder}: {error}") from None
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._network = network.to(device).eval()
-        self._max_length = _token_limit(name, max_length, folder)
+        self._network = network.to(options.device).eval()
+        self._max_length = _token_limit(name, options.max_length, folder)
         self._pooling = pooling
-        self._instruction = instruction
-        self._normalize = normalize
+        self._options = options
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Float32[np.ndarray, "n D"]:
         """Returns one vector a text; the texts are one batch, padded to the longest."""
         batch = self._tokenizer(
-            [self._instruction + text for text in texts],
+            [self._options.instruction + text for text in texts],
             padding=True,
             truncation=True,
             max_length=self._max_length,
@@ -77,7 +64,7 @@ class HuggingFaceEncoder:
         ).to(self._network.device)
         hidden = self._network(**batch).last_hidden_state
         vectors = pool(hidden.float(), batch["attention_mask"].bool(), self._pooling)
-        if self._normalize:
+        if self._options.normalize:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         array: np.ndarray = vectors.cpu().numpy()
         return array
