@@ -272,6 +272,7 @@ def _ranking(
             num_beams=_SELECTION_BEAMS,
         )
         metrics = evaluate_recommender(recommender, dataset, protocol, seed=seed).metrics
-        return {"valid_ndcg@10": metrics["NDCG@10"]["value"], "valid_hr@10": metrics["HR@10"]["value"]}
+        figures = {f"valid_{label.lower()}": metrics[label]["value"] for label in ("NDCG@10", "HR@10")}
+        return {name: value for name, value in figures.items() if value is not None}
 
     return rank
