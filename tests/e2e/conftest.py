@@ -60,7 +60,7 @@ def recipe(shop: Path, tmp_path: Path) -> Callable[..., Path]:
     def write(**training: object) -> Path:
         values = {
             "run": str(tmp_path / "run"),
-            "seed": 3,
+            "seed": 4,
             "prepare": {
                 "source": {
                     "format": "table",
@@ -69,6 +69,7 @@ def recipe(shop: Path, tmp_path: Path) -> Callable[..., Path]:
                     "interaction_columns": {"user_id": "user", "item_id": "item", "timestamp": "time"},
                     "item_columns": {"item_id": "item", "title": "name", "description": "text"},
                 },
+                "max_history": 5,
             },
             "embed": {"encoder": str(shop / "encoder"), "pooling": "mean"},
             "tokenize": {"codebook_sizes": [4, 4, 4]},
@@ -80,8 +81,8 @@ def recipe(shop: Path, tmp_path: Path) -> Callable[..., Path]:
                     "intermediate_size": 96,
                     "dropout": 0.0,
                 },
-                "max_history": 10,
-                "stride": 10,
+                "max_history": 5,
+                "stride": 5,
                 "row_tokens": 64,
                 "rows_per_batch": 2,
                 "training": {
