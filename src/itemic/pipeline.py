@@ -24,7 +24,7 @@ from itemic.embed.embed import embed
 from itemic.evaluate.evaluate import evaluate_all
 from itemic.evaluate.report.report import report
 from itemic.inference import load_trained
-from itemic.recipe import ComparisonConfig, Recipe, recipe_values
+from itemic.recipe import ComparisonConfig, Recipe
 from itemic.sid.tokenize import tokenize
 from itemic.train.sft import align, sft
 
@@ -121,7 +121,7 @@ def run_stage(recipe: Recipe, name: str, *, force: bool = False) -> StageResult:
 def _keep_recipe(recipe: Recipe, run: Run) -> None:
     """Writes the recipe: at first so that a killed run can go on, then only what a stage has accepted."""
     with atomic_path(run.path(_RECIPE_NAME)) as temporary:
-        temporary.write_text(yaml.safe_dump(recipe_values(recipe), sort_keys=False), encoding="utf-8")
+        temporary.write_text(yaml.safe_dump(config_to_mapping(recipe), sort_keys=False), encoding="utf-8")
 
 
 def run_recipe(recipe: Recipe, *, stages: Sequence[str] = (), force: bool = False) -> list[StageResult]:

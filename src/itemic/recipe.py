@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from itemic.core.config import config_from_mapping, config_to_mapping, read_yaml
+from itemic.core.config import config_from_mapping, read_yaml
 from itemic.core.errors import ConfigError
 from itemic.data.prepare import PrepareConfig
 from itemic.decode.beam import Normalization
@@ -16,7 +16,7 @@ from itemic.evaluate.report.report import ReportConfig
 from itemic.sid.tokenize import TokenizeConfig
 from itemic.train.sft import SftConfig
 
-__all__ = ["ComparisonConfig", "Recipe", "load_recipe", "override"]
+__all__ = ["ComparisonConfig", "Recipe", "load_recipe", "override", "with_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +119,3 @@ def override(values: dict[str, Any], change: str) -> None:
 def with_run(recipe: Recipe, run: Path | None) -> Recipe:
     """Returns the recipe with another run folder, where one is given."""
     return recipe if run is None else replace(recipe, run=run.as_posix())
-
-
-def recipe_values(recipe: Recipe) -> dict[str, Any]:
-    """Returns the recipe with every default written out, ready for YAML."""
-    return config_to_mapping(recipe)

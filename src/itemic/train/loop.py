@@ -74,9 +74,15 @@ class TrainConfig:
         for name in ("epochs", "accumulation_steps", "log_every_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        for name in (
-            *("max_steps", "validate_every_steps", "patience", "max_grad_norm", "checkpoint_every_s", "weight_decay"),
-        ):
+        limits = (
+            "max_steps",
+            "validate_every_steps",
+            "patience",
+            "max_grad_norm",
+            "checkpoint_every_s",
+            "weight_decay",
+        )
+        for name in limits:
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected at least 0, found {getattr(self, name)}")
         if not self.learning_rate > 0:

@@ -160,4 +160,6 @@ def test_any_artefact_may_be_missing(whole_run: Run, tmp_path: Path, lost: str) 
     for path in whole_run.folder.iterdir():
         if path.name != lost:
             (run.folder / path.name).symlink_to(path, target_is_directory=path.is_dir())
-    _parse(render_report(ReportConfig(), run, seed=0))
+    text = " ".join(_parse(render_report(ReportConfig(), run, seed=0)).words)
+    assert "Results" in text
+    assert "Semantic IDs" in text, "the other sections stay"
