@@ -33,7 +33,7 @@ ADAPTERS = {
     "tokenizers": {"model/backbone.py", "model/vocabulary.py"},
     "peft": {"model/adapters.py"},
     "accelerate": {"train/loop.py"},
-    "faiss": {"sid/rqkmeans.py"},
+    "faiss": {"sid/quantizers/kmeans.py", "sid/quantizers/opq.py"},
     "sentence_transformers": {"embed/sentence_transformer.py"},
 }
 

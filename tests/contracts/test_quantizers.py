@@ -5,13 +5,13 @@ import pytest
 
 from itemic.core.errors import ArtifactError, CatalogError, DataError
 from itemic.core.files import write_arrays
-from itemic.sid import QUANTIZERS, Quantizer, RQKMeans, load_quantizer, resolve_unique
+from itemic.sid import QUANTIZERS, Quantizer, RQKMeans, RQKMeansConfig, load_quantizer, resolve_unique
 
 SIZES = (8, 4, 6)
 
 
 def make_quantizer(kind):
-    return {"rqkmeans": lambda: RQKMeans(SIZES, num_iterations=5)}[kind]()
+    return {"rqkmeans": lambda: RQKMeans(SIZES, RQKMeansConfig(num_iterations=5))}[kind]()
 
 
 def some_vectors(num_items=80, width=5):

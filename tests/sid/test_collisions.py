@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import itemic.sid.collisions
+import itemic.sid.collisions.unique
 from itemic.core.errors import CatalogError
-from itemic.sid.collisions import resolve_unique
+from itemic.sid.collisions.unique import resolve_unique
 from itemic.sid.quality import collisions
-from itemic.sid.rqkmeans import RQKMeans
+from itemic.sid.quantizers.rqkmeans import RQKMeans
 
 codebook_sizes = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 seeds = st.integers(0, 2**32)
@@ -154,7 +154,7 @@ def test_pieces_change_nothing(monkeypatch):
     x = vectors_of_kind("half identical", 58, 3, rng)
     codes = quantizer.encode(x)
     whole = resolve_unique(codes, x, quantizer)
-    monkeypatch.setattr(itemic.sid.collisions, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(itemic.sid.collisions.unique, "_ROWS_AT_ONCE", 7)
     np.testing.assert_array_equal(resolve_unique(codes, x, quantizer), whole)
 
 

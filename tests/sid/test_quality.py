@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itemic.sid.quality import collisions, level_use, quality, reconstruction
-from itemic.sid.rqkmeans import RQKMeans
+from itemic.sid.quantizers.rqkmeans import RQKMeans
 
 
 def test_collisions_by_hand():

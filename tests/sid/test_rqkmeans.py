@@ -5,12 +5,12 @@ from hypothesis import strategies as st
 
 from itemic.core.errors import ConfigError
 from itemic.sid.quality import reconstruction
-from itemic.sid.rqkmeans import RQKMeans
+from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
 
 
 def test_every_centroid_is_the_mean_of_what_the_levels_before_left_of_its_items():
     x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
-    quantizer = RQKMeans((4, 4), num_iterations=50).fit(x, np.random.default_rng(0))
+    quantizer = RQKMeans((4, 4), RQKMeansConfig(num_iterations=50)).fit(x, np.random.default_rng(0))
     codes = quantizer.encode(x)
     for level in range(2):
         residual = x - quantizer.decode(codes[:, :level])
@@ -32,7 +32,7 @@ def test_decoding_sums_the_centroids_and_a_prefix_gives_the_coarser_vector():
 def test_distances_are_those_of_the_definition(seed):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(9, 3)).astype(np.float32)
-    quantizer = RQKMeans((3, 4), num_iterations=2).fit(x, rng)
+    quantizer = RQKMeans((3, 4), RQKMeansConfig(num_iterations=2)).fit(x, rng)
     codes = quantizer.encode(x)
     residual = x - quantizer.codebooks[0][codes[:, 0]]
     expected = np.square(residual[:, None] - quantizer.codebooks[1][None]).sum(axis=2)
@@ -41,7 +41,7 @@ def test_distances_are_those_of_the_definition(seed):
 
 def test_every_further_level_lowers_the_error():
     x = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
-    quantizer = RQKMeans((16, 16, 16), num_iterations=10).fit(x, np.random.default_rng(1))
+    quantizer = RQKMeans((16, 16, 16), RQKMeansConfig(num_iterations=10)).fit(x, np.random.default_rng(1))
     codes = quantizer.encode(x)
     errors = [reconstruction(codes[:, :level], x, quantizer)["mse"] for level in range(1, 4)]
     assert errors[0] > errors[1] > errors[2]
@@ -51,7 +51,7 @@ def test_restarts_and_iterations_lower_the_error_of_a_level():
     x = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
 
     def error(**settings):
-        quantizer = RQKMeans((20,), **settings).fit(x, np.random.default_rng(1))
+        quantizer = RQKMeans((20,), RQKMeansConfig(**settings)).fit(x, np.random.default_rng(1))
         return reconstruction(quantizer.encode(x), x, quantizer)["mse"]
 
     assert error(num_restarts=10) < error(num_restarts=1) < error(num_restarts=1, num_iterations=1)
@@ -73,6 +73,6 @@ def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="at least one level of one code"):
         RQKMeans((4, 0))
     with pytest.raises(ConfigError, match="num_iterations 0, num_restarts 5: expected at least 1 of each"):
-        RQKMeans((4,), num_iterations=0)
+        RQKMeans((4,), RQKMeansConfig(num_iterations=0))
     with pytest.raises(ConfigError, match="num_iterations 25, num_restarts 0"):
-        RQKMeans((4,), num_restarts=0)
+        RQKMeans((4,), RQKMeansConfig(num_restarts=0))

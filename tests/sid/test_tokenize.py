@@ -8,9 +8,9 @@ from itemic.core.config import config_from_mapping
 from itemic.core.errors import ArtifactError, CatalogError, ConfigError
 from itemic.core.files import read_json, text_hash, write_arrays, write_parquet
 from itemic.core.run import Run
-from itemic.sid import Catalog, TokenizeConfig, load_quantizer, tokenize
+from itemic.sid import Catalog, RQKMeansConfig, TokenizeConfig, load_quantizer, tokenize
 
-SMALL = {"codebook_sizes": (4, 4, 4), "num_iterations": 3}
+SMALL = {"codebook_sizes": (4, 4, 4), "quantizer": RQKMeansConfig(num_iterations=3)}
 
 
 def write_vectors(run, x, item_ids):
@@ -179,8 +179,11 @@ def test_config_comes_from_yaml_values_and_refuses_nonsense():
     assert config == TokenizeConfig(codebook_sizes=(64, 64), collisions="share")
     for values, message in [
         ({"codebook_sizes": []}, "at least one level"),
-        ({"num_iterations": 0}, "num_iterations 0, num_restarts 5: expected at least 1 of each"),
-        ({"num_restarts": 0}, "num_restarts 0"),
+        (
+            {"quantizer": {"kind": "rqkmeans", "num_iterations": 0}},
+            "num_iterations 0, num_restarts 5: expected at least 1 of each",
+        ),
+        ({"quantizer": {"kind": "rqkmeans", "num_restart": 0}}, r"quantizer\.num_restart; did you mean"),
         ({"quantizer": "magic"}, "quantizer"),
         ({"levels": 3}, "unknown key levels"),
     ]:

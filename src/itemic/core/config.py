@@ -22,6 +22,8 @@ __all__ = ["config_from_mapping", "config_to_mapping", "read_yaml"]
 
 C = TypeVar("C")
 
+_TAG_FIELDS = ("format", "kind")
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Returns the mapping in a YAML file.
@@ -89,11 +91,16 @@ def _refuse_unknown_keys(config_type: Any, values: Any, source: str, prefix: str
 
 
 def _nested_config(hint: Any, value: Any) -> Any:
-    """Returns the dataclass that a value is meant for: the only one, or of several the one of the same ``format``."""
+    """Returns the dataclass that a value is meant for: the only one, or of several the one of the same tag."""
     nested = [option for option in _options(hint) if dataclasses.is_dataclass(option)]
     if len(nested) > 1 and isinstance(value, Mapping):
-        nested = [option for option in nested if getattr(option, "format", None) == value.get("format")]
+        nested = [option for option in nested if _tag(option) == {key: value.get(key) for key in _tag(option)}]
     return nested[0] if len(nested) == 1 else None
+
+
+def _tag(config_type: Any) -> dict[str, Any]:
+    """Returns the field that tells the members of a union apart, with its value."""
+    return {key: getattr(config_type, key) for key in _TAG_FIELDS if hasattr(config_type, key)}
 
 
 def _options(hint: Any) -> list[Any]:
@@ -107,6 +114,8 @@ def _describe(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"missing key {key}"
+    if problem["type"] == "union_tag_not_found":
+        return f"missing key {key}.{problem['ctx']['discriminator'].strip(chr(39))}, which says what {key} is"
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key}: {message}, found {problem['input']!r}"

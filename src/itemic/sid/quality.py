@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from itemic.sid.order import same_row_ids
-from itemic.sid.quantizer import Quantizer
+from itemic.sid.quantizers.protocol import Quantizer
 
 __all__ = ["collisions", "level_use", "quality", "reconstruction"]
 

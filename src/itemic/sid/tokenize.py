@@ -2,25 +2,26 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
 
 from itemic.core.config import config_to_mapping
 from itemic.core.errors import ArtifactError, CatalogError, ConfigError
-from itemic.core.files import atomic_folder, text_hash, write_json
+from itemic.core.files import atomic_folder, write_json
 from itemic.core.run import Run, StageResult
 from itemic.core.seeds import derive_rng
 from itemic.sid.catalog import Catalog
-from itemic.sid.collisions import resolve_unique
+from itemic.sid.collisions.settle import CollisionStrategy, settle_collisions
 from itemic.sid.quality import collisions, quality
-from itemic.sid.quantizer import Quantizer
-from itemic.sid.rqkmeans import RQKMeans
+from itemic.sid.quantizers.protocol import Quantizer
+from itemic.sid.quantizers.registry import QuantizerConfig, make_quantizer
+from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
+from itemic.sid.vectors import read_embeddings
 
 __all__ = ["TokenizeConfig", "tokenize"]
 
@@ -34,16 +35,12 @@ class TokenizeConfig:
     source: Literal["embeddings", "given"] = "embeddings"
     """Where the codes come from: a quantizer fitted to ``embeddings.safetensors``, or ``given_sids.parquet``, the SIDs
     that the prepare stage found in the source (MiniOneRec's index file)."""
-    quantizer: Literal["rqkmeans"] = "rqkmeans"
-    """Quantizer for ``source: embeddings``: residual k-means (OpenOneRec)."""
+    quantizer: QuantizerConfig = field(default_factory=RQKMeansConfig)
+    """What makes the codes for ``source: embeddings``; its key ``kind`` says which. Default: residual k-means
+    (OpenOneRec)."""
     codebook_sizes: tuple[int, ...] = (256, 256, 256)
     """Codes a level, coarse first; no level may have more codes than there are items. Default: MiniOneRec, 3 x 256."""
-    num_iterations: int = 25
-    """k-means iterations a level. Default: faiss."""
-    num_restarts: int = 5
-    """k-means runs a level, of which the one with the least error is kept. Default: by measurement, with 1 some seeds
-    leave a level nearly unused."""
-    collisions: Literal["unique", "share"] = "unique"
+    collisions: CollisionStrategy = "unique"
     """Whether items on one SID are given SIDs of their own, or share it (metrics then use the expected rank)."""
     spelling: Literal["plain", "wrapped"] = "plain"
     """How SIDs are written as text: ``<a_1><b_2><c_3>`` (MiniOneRec) or OpenOneRec's wrapped form."""
@@ -51,10 +48,6 @@ class TokenizeConfig:
     def __post_init__(self) -> None:
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:
             raise ConfigError(f"codebook_sizes {self.codebook_sizes}: expected at least one level of one code or more")
-        if self.num_iterations < 1 or self.num_restarts < 1:
-            raise ConfigError(
-                f"num_iterations {self.num_iterations}, num_restarts {self.num_restarts}: expected at least 1 of each"
-            )
 
 
 def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False) -> StageResult:
@@ -79,16 +72,15 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
             x = _read_vectors_for(codes, inputs.get("embeddings"), item_ids, config)
             quantizer = None if x is None else RQKMeans.from_codes(x, codes, config.codebook_sizes)
         else:
-            x = _read_vectors(inputs["embeddings"], item_ids)
-            quantizer = RQKMeans(
-                config.codebook_sizes, num_iterations=config.num_iterations, num_restarts=config.num_restarts
-            )
+            x = read_embeddings(inputs["embeddings"], item_ids)
+            quantizer = make_quantizer(config.quantizer, config.codebook_sizes)
             codes = quantizer.fit(x, derive_rng(seed, "tokenize")).encode(x)
+        settled = settle_collisions(codes, config.codebook_sizes, config.collisions, x, quantizer)
         catalog = Catalog(
-            codes=_settle(codes, x, quantizer, config),
+            codes=settled.codes,
             item_ids=item_ids,
-            codebook_sizes=config.codebook_sizes,
-            shares=config.collisions == "share",
+            codebook_sizes=settled.codebook_sizes,
+            shares=settled.shares,
             spelling=config.spelling,
         )
         figures = quality(codes, catalog.codes, config.codebook_sizes, x, quantizer)
@@ -106,23 +98,6 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
     )
 
 
-def _settle(
-    codes: Int[np.ndarray, "N L"],
-    x: Float[np.ndarray, "N D"] | None,
-    quantizer: Quantizer | None,
-    config: TokenizeConfig,
-) -> Int[np.ndarray, "N L"]:
-    """Returns the codes as the catalog keeps them: unique or shared, as the config says."""
-    if not _needs_vectors(codes, config):
-        return codes
-    if x is None or quantizer is None:
-        raise CatalogError(
-            f"the given SIDs collide (rate {collisions(codes)['rate']:.2%}) and making them unique needs "
-            "embeddings.safetensors; run itemic embed first, or set collisions: share"
-        )
-    return resolve_unique(codes, x, quantizer)
-
-
 def _needs_vectors(codes: Int[np.ndarray, "N L"], config: TokenizeConfig) -> bool:
     return config.collisions == "unique" and collisions(codes)["rate"] > 0
 
@@ -134,29 +109,12 @@ def _read_vectors_for(
     if path is None:
         return None
     try:
-        return _read_vectors(path, item_ids)
+        return read_embeddings(path, item_ids)
     except ArtifactError as error:
         if _needs_vectors(codes, config):
             raise
         log.warning("%s. The given SIDs need no vectors: they are left out, and with them the quantizer", error)
         return None
-
-
-def _read_vectors(path: Path, item_ids: Sequence[str]) -> Float[np.ndarray, "N D"]:
-    """Returns the vectors of exactly these items.
-
-    Raises:
-        ArtifactError: if the file is damaged or was made for other items.
-    """
-    try:
-        with safe_open(path, framework="np") as stored:
-            made_for = (stored.metadata() or {}).get("item_hash")
-            x: np.ndarray = stored.get_tensor("embeddings")
-    except SafetensorError as error:
-        raise ArtifactError(f"{path}: damaged ({error}); run itemic embed again") from None
-    if made_for != text_hash(*item_ids) or len(x) != len(item_ids):
-        raise ArtifactError(f"{path}: made for other items than dataset/; run itemic embed again")
-    return x
 
 
 def _read_given(path: Path, num_items: int, codebook_sizes: tuple[int, ...]) -> Int[np.ndarray, "N L"]:

@@ -34,7 +34,7 @@ from itemic.model.new_rows import RowInit, codebook_rows, mean_rows, text_rows
 from itemic.model.sid_model import SidModel
 from itemic.model.vocabulary import expand_vocabulary
 from itemic.sid.catalog import Catalog
-from itemic.sid.registry import load_quantizer
+from itemic.sid.quantizers.registry import load_quantizer
 from itemic.train.learner import SftLearner
 from itemic.train.loop import TrainConfig, TrainResult, train
 

@@ -19,9 +19,9 @@ from itemic.core.run import Run
 from itemic.evaluate.evaluate import evaluate_all
 from itemic.evaluate.protocol import EvaluateConfig
 from itemic.sid.catalog import Catalog
-from itemic.sid.collisions import resolve_unique
+from itemic.sid.collisions.unique import resolve_unique
 from itemic.sid.quality import quality
-from itemic.sid.rqkmeans import RQKMeans
+from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
 
 NASTY_TITLE = '</script><img src=x onerror=alert(1)> & "quotes" {{ 7 * 7 }} <b>é漢字</b>'
 
@@ -166,7 +166,7 @@ def _write_dataset(run: Run, world: World) -> Mapping[str, object]:
 
 
 def _write_catalog(run: Run, world: World, sizes: tuple[int, ...]) -> Mapping[str, object]:
-    quantizer = RQKMeans(sizes, num_iterations=5)
+    quantizer = RQKMeans(sizes, RQKMeansConfig(num_iterations=5))
     codes = quantizer.fit(world.vectors, np.random.default_rng(0)).encode(world.vectors)
     catalog = Catalog(resolve_unique(codes, world.vectors, quantizer), world.dataset.items["item_id"].to_list(), sizes)
     catalog.save(run.path("catalog"))

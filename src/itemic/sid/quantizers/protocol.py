@@ -1,21 +1,26 @@
 """What every quantizer can do: turn vectors into codes and codes into vectors; knows no particular one."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from itemic.core.errors import CatalogError, DataError
+from itemic.core.errors import CatalogError, ConfigError, DataError
 
-__all__ = ["Quantizer", "check_vectors", "complete_codes"]
+__all__ = ["Quantizer", "check_codebook_sizes", "check_vectors", "complete_codes", "pieces"]
 
-_ROWS_AT_ONCE = 1 << 16
+_ROWS_AT_ONCE = 1 << 14
 
 
 @runtime_checkable
 class Quantizer(Protocol):
-    """Learns one codebook a level; a SID is one code of each, coarse first."""
+    """Learns one codebook a level; a SID is one code of each, coarse first.
+
+    Vectors may be float16, float32 or float64, in memory or mapped from a file: every method reads them in pieces of
+    rows and computes in float32, so it needs little memory beyond its input and its output.
+    """
 
     kind: ClassVar[str]
     """Name in configs and in the saved file's metadata, "rqkmeans" say."""
@@ -30,11 +35,19 @@ class Quantizer(Protocol):
         """Vectors of the codes of each level; none before ``fit``."""
         ...
 
-    def fit(self, x: Float[np.ndarray, "N D"], rng: np.random.Generator) -> "Quantizer":
+    def fit(
+        self, x: Float[np.ndarray, "N D"], rng: np.random.Generator, *, start: "Quantizer | None" = None
+    ) -> "Quantizer":
         """Returns itself, with codebooks learned from ``x``; the same ``rng`` state gives the same codebooks.
 
+        Args:
+            x: What to learn from.
+            rng: Of every random choice.
+            start: A fitted quantizer of the same kind and sizes to begin at instead of at random, so that after a
+                refit to changed items most codes keep their meaning.
+
         Raises:
-            CatalogError: if there are fewer vectors than codes in a codebook.
+            CatalogError: if there are fewer vectors than codes in a codebook, or ``start`` does not fit.
             DataError: if a vector is not finite.
         """
         ...
@@ -68,6 +81,12 @@ class Quantizer(Protocol):
         ...
 
 
+def pieces(num_rows: int, rows_at_once: int = _ROWS_AT_ONCE) -> Iterator[slice]:
+    """Yields slices that cover ``num_rows`` rows in order, each short enough to be computed with at once."""
+    for first in range(0, num_rows, rows_at_once):
+        yield slice(first, min(first + rows_at_once, num_rows))
+
+
 def complete_codes(
     quantizer: Quantizer, x: Float[np.ndarray, "N D"], prefix: Int[np.ndarray, "N l"]
 ) -> Int[np.ndarray, "N L"]:
@@ -75,25 +94,37 @@ def complete_codes(
     num_levels = len(quantizer.codebook_sizes)
     codes = np.empty((len(x), num_levels), dtype=np.int64)
     codes[:, : prefix.shape[1]] = prefix
-    for first in range(0, len(x), _ROWS_AT_ONCE):
-        rows = slice(first, first + _ROWS_AT_ONCE)
+    for rows in pieces(len(x)):
         for level in range(prefix.shape[1], num_levels):
             codes[rows, level] = quantizer.distances(x[rows], codes[rows, :level]).argmin(axis=1)
     return codes
 
 
-def check_vectors(x: Float[np.ndarray, "N D"], codebook_sizes: tuple[int, ...]) -> None:
+def check_codebook_sizes(codebook_sizes: Sequence[int]) -> tuple[int, ...]:
+    """Returns the sizes as a tuple.
+
+    Raises:
+        ConfigError: if there is no level, or a codebook without a code.
+    """
+    sizes = tuple(int(size) for size in codebook_sizes)
+    if not sizes or min(sizes) < 1:
+        raise ConfigError(f"codebook sizes {sizes}: expected at least one level of one code or more")
+    return sizes
+
+
+def check_vectors(x: Float[np.ndarray, "N D"], codebook_sizes: Sequence[int]) -> None:
     """Raises unless codebooks of these sizes can be learned from ``x``.
 
     Raises:
         CatalogError: if a codebook has more codes than there are vectors.
         DataError: if a vector is not finite.
     """
-    if not np.isfinite(x).all():
-        row = int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
-        raise DataError(f"embedding of item row {row} holds NaN or infinity")
+    for rows in pieces(len(x)):
+        finite = np.isfinite(x[rows]).all(axis=1)
+        if not finite.all():
+            raise DataError(f"embedding of item row {rows.start + int(finite.argmin())} holds NaN or infinity")
     if max(codebook_sizes) > len(x):
         raise CatalogError(
-            f"codebook sizes {codebook_sizes} need at least {max(codebook_sizes)} items to learn from, found {len(x)}; "
-            f"set codebook_sizes to at most {len(x)} codes a level"
+            f"codebook sizes {tuple(codebook_sizes)} need at least {max(codebook_sizes)} items to learn from, found "
+            f"{len(x)}; set codebook_sizes to at most {len(x)} codes a level"
         )

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from itemic.core.errors import CatalogError
 from itemic.core.progress import track
 from itemic.sid.order import lexicographic_order, run_starts
-from itemic.sid.quantizer import Quantizer, complete_codes
+from itemic.sid.quantizers.protocol import Quantizer, complete_codes
 
 __all__ = ["resolve_unique"]
 

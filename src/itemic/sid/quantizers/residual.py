@@ -1,0 +1,109 @@
+"""What all quantizers share that decode a SID as the sum of one vector a level; knows not how those are learned."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from itemic.core.config import config_from_mapping
+from itemic.core.errors import ArtifactError, CatalogError
+from itemic.sid.quantizers.protocol import Quantizer, check_codebook_sizes, complete_codes
+from itemic.sid.quantizers.stored import read_quantizer, write_quantizer
+
+__all__ = ["ResidualQuantizer", "squared_distances"]
+
+
+class ResidualQuantizer(ABC):
+    """Codebooks of vectors: x̂ = Σ_l e_{c_l}, each code the nearest to what the levels before it left over.
+
+    A kind of quantizer adds ``fit``, its ``kind`` and its config.
+    """
+
+    kind: ClassVar[str]
+    config_type: ClassVar[type[Any]]
+
+    def __init__(self, codebook_sizes: Sequence[int], config: Any = None) -> None:
+        """Keeps the settings; ``fit`` makes the codebooks.
+
+        Args:
+            codebook_sizes: Number of codes of each level, coarse first.
+            config: How to learn them; the defaults where there is none.
+
+        Raises:
+            ConfigError: if there is no level, or a codebook without a code.
+        """
+        self._sizes = check_codebook_sizes(codebook_sizes)
+        self.config = config or self.config_type()
+        self._codebooks: tuple[np.ndarray, ...] = ()
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Number of codes K of each level."""
+        return self._sizes
+
+    @property
+    def codebooks(self) -> tuple[Float[np.ndarray, "_ D"], ...]:
+        """Centroids of each level; none before ``fit``."""
+        return self._codebooks
+
+    @abstractmethod
+    def fit(
+        self, x: Float[np.ndarray, "N D"], rng: np.random.Generator, *, start: Quantizer | None = None
+    ) -> "ResidualQuantizer":
+        """Returns itself, with its codebooks learned from ``x``."""
+
+    def distances(self, x: Float[np.ndarray, "N D"], prefix: Int[np.ndarray, "N l"]) -> Float[np.ndarray, "N K"]:
+        """Returns the squared distance from what ``prefix`` leaves of each vector to each centroid of level l."""
+        level = prefix.shape[1]
+        return squared_distances(x.astype(np.float32) - self.decode(prefix), self._fitted()[level])
+
+    def encode(self, x: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N L"]:
+        """Returns the nearest centroid of each level in turn (greedy, not the best sum)."""
+        return complete_codes(self, x, np.empty((len(x), 0), dtype=np.int64))
+
+    def decode(self, codes: Int[np.ndarray, "N l"]) -> Float[np.ndarray, "N D"]:
+        """Returns the sum of the centroids of each row's codes; a prefix of a SID gives its coarser vector."""
+        codebooks = self._fitted()
+        total = np.zeros((len(codes), codebooks[0].shape[1]), dtype=np.float32)
+        for level in range(codes.shape[1]):
+            total += codebooks[level][codes[:, level]]
+        return total
+
+    def save(self, path: Path) -> None:
+        """Writes ``codebook_0``, ``codebook_1`` ... as safetensors."""
+        write_quantizer(path, self.config, self._sizes, _named(self._fitted()))
+
+    @classmethod
+    def load(cls, path: Path) -> Any:
+        """Returns the quantizer in ``path``.
+
+        Raises:
+            ArtifactError: if the file is missing, damaged or of another kind.
+        """
+        stored = read_quantizer(path, cls.kind)
+        config = config_from_mapping(cls.config_type, stored.config, source=str(path))
+        quantizer = cls(stored.codebook_sizes, config)
+        try:
+            quantizer._codebooks = tuple(stored.arrays[name] for name in _named(stored.codebook_sizes))
+        except KeyError as error:
+            raise ArtifactError(f"{path}: damaged quantizer: {error} is missing") from None
+        return quantizer
+
+    def _fitted(self) -> tuple[np.ndarray, ...]:
+        if not self._codebooks:
+            raise CatalogError("the quantizer has no codebooks yet; call fit first")
+        return self._codebooks
+
+
+def squared_distances(x: Float[np.ndarray, "N D"], centroids: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "N K"]:
+    """Returns ‖x − e‖² for every pair, through one matrix product."""
+    squares = np.square(x).sum(axis=1)[:, None] + np.square(centroids).sum(axis=1)
+    distances: np.ndarray = np.maximum(squares - 2 * (x @ centroids.T), 0)
+    return distances
+
+
+def _named(levels: Sequence[Any]) -> dict[str, Any]:
+    return {f"codebook_{level}": value for level, value in enumerate(levels)}
