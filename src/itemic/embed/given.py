@@ -1,0 +1,114 @@
+"""Vectors made elsewhere (of images or sound, by another encoder, by another system): read and put in items' order."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Float32
+from safetensors import SafetensorError, safe_open
+
+from itemic.core.errors import ConfigError, DataError
+
+__all__ = ["read_vectors", "vectors_of"]
+
+_NUM_NAMED = 3
+
+
+def read_vectors(path: Path, ids_path: Path | None = None) -> tuple[list[str], Float[np.ndarray, "n D"]]:
+    """Returns item ids and one vector each, in the file's order.
+
+    Args:
+        path: Parquet with a column ``item_id`` and one column of lists of numbers, which needs no further file; or
+            ``.npy``, or safetensors with a single array, of shape (n, D). Arrays in ``.npy`` are mapped, not read.
+        ids_path: For the latter two: a text file with one item id a line, in the rows' order.
+
+    Raises:
+        ConfigError: if a file is missing, of another format, or an ids file is missing or too many.
+        DataError: if the ids are not one a vector, or one is empty or occurs twice.
+    """
+    for each in (path, ids_path):
+        if each is not None and not each.is_file():
+            raise ConfigError(f"{each}: no such file")
+    if path.suffix == ".parquet":
+        if ids_path is not None:
+            raise ConfigError(f"{ids_path}: not needed, {path} has its own column item_id")
+        ids, x = _read_parquet(path)
+    elif path.suffix in (".npy", ".safetensors"):
+        if ids_path is None:
+            raise ConfigError(f"{path}: holds no item ids; name a text file with one id a line (vector_ids)")
+        ids = ids_path.read_text(encoding="utf-8").splitlines()
+        x = _read_npy(path) if path.suffix == ".npy" else _read_safetensors(path)
+    else:
+        raise ConfigError(f"{path}: expected vectors as .parquet, .npy or .safetensors")
+    _check_ids(ids, len(x), ids_path or path)
+    return ids, x
+
+
+def vectors_of(item_ids: Sequence[str], path: Path, ids_path: Path | None = None) -> Float32[np.ndarray, "N D"]:
+    """Returns the vectors of these items, in their order; those of other items are left out.
+
+    Raises:
+        ConfigError: as ``read_vectors``.
+        DataError: as ``read_vectors``, and if an item has no vector.
+    """
+    ids, x = read_vectors(path, ids_path)
+    row_of = {item_id: row for row, item_id in enumerate(ids)}
+    missing = [item_id for item_id in item_ids if item_id not in row_of]
+    if missing:
+        named = ", ".join(map(repr, missing[:_NUM_NAMED]))
+        raise DataError(f"{path}: {len(missing)} of {len(item_ids)} items have no vector: {named}, ...")
+    return np.asarray(x[[row_of[item_id] for item_id in item_ids]], dtype=np.float32)
+
+
+def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
+    try:
+        table = pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise ConfigError(f"{path}: not a Parquet file: {error}") from None
+    columns = [name for name, dtype in table.schema.items() if isinstance(dtype, pl.List | pl.Array)]
+    if "item_id" not in table.columns or len(columns) != 1:
+        raise ConfigError(
+            f"{path}: expected a column item_id and one column of lists of numbers, found {', '.join(table.columns)}"
+        )
+    lists = table[columns[0]].cast(pl.List(pl.Float32))
+    width = lists.list.len().max()
+    short = lists.list.len().fill_null(0) != width
+    if short.any():
+        raise DataError(f"{path}: row {short.arg_true()[0]}: expected {width} numbers in {columns[0]}")
+    return table["item_id"].cast(pl.String).fill_null("").to_list(), lists.explode().to_numpy().reshape(len(table), -1)
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        x: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a .npy file of numbers: {error}") from None
+    return _checked(x, path)
+
+
+def _read_safetensors(path: Path) -> np.ndarray:
+    try:
+        with safe_open(path, framework="np") as stored:
+            names = [str(name) for name in stored.keys()]  # noqa: SIM118 - not a mapping
+            if len(names) != 1:
+                raise ConfigError(f"{path}: expected one array, found {', '.join(names) or 'none'}")
+            return _checked(stored.get_tensor(names[0]), path)
+    except SafetensorError as error:
+        raise ConfigError(f"{path}: not a safetensors file: {error}") from None
+
+
+def _checked(x: np.ndarray, path: Path) -> np.ndarray:
+    if x.ndim != 2 or not np.issubdtype(x.dtype, np.floating):
+        raise ConfigError(f"{path}: expected floating-point numbers of shape (n, D), found {x.dtype} {x.shape}")
+    return x
+
+
+def _check_ids(ids: Sequence[str], num_vectors: int, path: Path) -> None:
+    if len(ids) != num_vectors:
+        raise DataError(f"{path}: {len(ids)} item ids for {num_vectors} vectors")
+    column = pl.Series(ids, dtype=pl.String)
+    for wrong, what in ((column == "", "empty item id"), (~column.is_first_distinct(), "item id occurs again")):
+        if wrong.any():
+            row = int(wrong.arg_true()[0])
+            raise DataError(f"{path}: row {row}: {what}: {ids[row]!r}")
