@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Float32
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from itemic.core.errors import ConfigError, DataError
 
@@ -89,13 +90,12 @@ def _read_npy(path: Path) -> np.ndarray:
 
 def _read_safetensors(path: Path) -> np.ndarray:
     try:
-        with safe_open(path, framework="np") as stored:
-            names = [str(name) for name in stored.keys()]  # noqa: SIM118 - not a mapping
-            if len(names) != 1:
-                raise ConfigError(f"{path}: expected one array, found {', '.join(names) or 'none'}")
-            return _checked(stored.get_tensor(names[0]), path)
+        arrays = load_file(path)
     except SafetensorError as error:
         raise ConfigError(f"{path}: not a safetensors file: {error}") from None
+    if len(arrays) != 1:
+        raise ConfigError(f"{path}: expected one array, found {', '.join(sorted(arrays)) or 'none'}")
+    return _checked(next(iter(arrays.values())), path)
 
 
 def _checked(x: np.ndarray, path: Path) -> np.ndarray:
