@@ -73,10 +73,11 @@ def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
             f"{path}: expected a column item_id and one column of lists of numbers, found {', '.join(table.columns)}"
         )
     lists = table[columns[0]].cast(pl.List(pl.Float32))
-    width = lists.list.len().max()
-    short = lists.list.len().fill_null(0) != width
-    if short.any():
-        raise DataError(f"{path}: row {short.arg_true()[0]}: expected {width} numbers in {columns[0]}")
+    lengths = lists.list.len().fill_null(0).to_numpy()
+    width = int(lengths.max(initial=0))
+    if (lengths != width).any() or width == 0:
+        row = int(lengths.argmin()) if len(lengths) else 0
+        raise DataError(f"{path}: row {row}: expected {width or 'some'} numbers in {columns[0]}")
     return table["item_id"].cast(pl.String).fill_null("").to_list(), lists.explode().to_numpy().reshape(len(table), -1)
 
 
