@@ -12,6 +12,7 @@ from itemic.core.files import (
     atomic_folder,
     atomic_path,
     file_hash,
+    map_array,
     path_hash,
     read_json,
     text_hash,
@@ -82,3 +83,33 @@ def test_json_and_arrays(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
     assert load_file(tmp_path / "x.safetensors")["x"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_mapped_array_is_the_array_of_that_name(tmp_path):
+    path = tmp_path / "x.safetensors"
+    arrays = {
+        "a": np.arange(6, dtype=np.float16).reshape(2, 3),
+        "b": np.arange(4, dtype=np.float32),
+        "c": np.array([[1.5]]),
+        "d": np.array([-7, 2**40]),
+    }
+    write_arrays(path, arrays, {"about": "é" * 5})
+    for name, array in arrays.items():
+        mapped = map_array(path, name)
+        assert isinstance(mapped, np.memmap)
+        assert mapped.dtype == array.dtype
+        np.testing.assert_array_equal(mapped, array)
+    with pytest.raises(ValueError, match="read-only"):
+        mapped[0] = 1
+
+
+def test_arrays_that_cannot_be_mapped_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(ArtifactError, match="no such file"):
+        map_array(path, "a")
+    write_arrays(path, {"a": np.zeros((40, 3))})
+    with pytest.raises(ArtifactError, match="has no 'b'"):
+        map_array(path, "b")
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ArtifactError, match="damaged"):
+        map_array(path, "a")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from itemic.core.errors import ArtifactError
@@ -20,6 +21,7 @@ __all__ = [
     "atomic_folder",
     "atomic_path",
     "file_hash",
+    "map_array",
     "path_hash",
     "read_json",
     "recover_folder",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _CHUNK_BYTES = 1 << 20
+_DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
 
 
 @contextlib.contextmanager
@@ -110,6 +113,29 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with atomic_path(path) as temporary:
         save_file(contiguous, temporary, metadata=dict(metadata or {}))
+
+
+def map_array(path: Path, name: str) -> np.ndarray:
+    """Returns one array of a safetensors file mapped into memory, read-only: its rows are read when they are used.
+
+    Raises:
+        ArtifactError: if the file is missing, damaged or has no such array.
+    """
+    try:
+        with safe_open(path, framework="np"):  # checks sizes and offsets against the file
+            pass
+        with path.open("rb") as stream:
+            header_bytes = int.from_bytes(stream.read(8), "little")
+            entry = json.loads(stream.read(header_bytes))[name]
+        dtype = _DTYPES[entry["dtype"]]
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file") from None
+    except SafetensorError as error:
+        raise ArtifactError(f"{path}: damaged ({error})") from None
+    except KeyError as error:
+        raise ArtifactError(f"{path}: has no {error}") from None
+    first_byte = 8 + header_bytes + entry["data_offsets"][0]
+    return np.memmap(path, dtype=dtype, mode="r", offset=first_byte, shape=tuple(entry["shape"]))
 
 
 def text_hash(*parts: str) -> str:
