@@ -112,3 +112,12 @@ def test_codebook_of_one_code_gets_a_mean_row():
 def test_codebooks_must_be_the_spellings():
     with pytest.raises(DataError, match=r"sizes \(2, 3\), found \(2, 4\)"):
         codebook_rows(table(), PLAIN, rng(), codebooks=[np.ones((2, 4)), np.ones((4, 4))])
+
+
+def test_levels_after_the_codebooks_get_mean_rows():
+    codebooks = [rng(1).normal(size=(2, 4))]
+    rows = codebook_rows(table(), PLAIN, rng(), codebooks=codebooks)
+    assert torch.equal(rows[2:], mean_rows(table(), PLAIN, rng())[2:])
+    assert not torch.equal(rows[:2], mean_rows(table(), PLAIN, rng())[:2])
+    with pytest.raises(DataError, match=r"found \(\)"):
+        codebook_rows(table(), PLAIN, rng(), codebooks=[])

@@ -87,19 +87,20 @@ def codebook_rows(
     are near in the item space stay near, and a residual keeps its direction relative to the level above. The division
     is a level's own, because residuals shrink from level to level and vocabulary rows do not. Half the spread, because
     in a tied head rows of all of it draw probability from the words: on English text 768 such rows took 18% a token
-    from SmolLM2-135M (97% at worst), rows of half of it 0.04%. Wrapper tokens get :func:`mean_rows`.
+    from SmolLM2-135M (97% at worst), rows of half of it 0.04%. Wrapper tokens get :func:`mean_rows`, and so do the
+    numbers that ``collisions: suffix`` puts after the coded levels, which mean nothing.
 
     Args:
         table: Old rows.
         spelling: The tokens that need rows.
         rng: For the projection.
-        codebooks: Centroids of each level, all of width d.
+        codebooks: Centroids of each coded level, all of width d.
 
     Raises:
-        DataError: if the codebooks are not of the spelling's sizes.
+        DataError: if the codebooks are not of the spelling's first sizes.
     """
     sizes = tuple(len(codebook) for codebook in codebooks)
-    if sizes != spelling.codebook_sizes:
+    if not sizes or sizes != spelling.codebook_sizes[: len(sizes)]:
         raise DataError(f"expected codebooks of sizes {spelling.codebook_sizes}, found {sizes}")
     rows = mean_rows(table, spelling, rng)
     mean, std = table.mean(dim=0), table.std(dim=0, correction=0)
