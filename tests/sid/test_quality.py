@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from itemic.core.errors import CatalogError
 from itemic.sid.quality import collisions, level_use, quality, reconstruction
 from itemic.sid.quantizers.rqkmeans import RQKMeans
 
@@ -65,3 +66,42 @@ def test_figures_lie_where_they_must(num_items, size, seed):
     use = level_use(codes[:, 0], size)
     assert 1 - 1e-9 <= use["perplexity"] <= use["num_used"] + 1e-9
     assert sum(use["counts"]) == num_items
+
+
+def test_a_level_that_was_added_moves_nobody():
+    before, after = np.array([[0], [0], [2]]), np.array([[0, 0], [0, 1], [2, 0]])
+    x = np.array([[0.0], [0.0], [1.0]], dtype=np.float32)
+    figures = quality(before, after, (3, 2), x, RQKMeans.from_codes(x, before, (3,)))
+    assert figures["share_moved"] == 0
+    assert figures["reconstruction"]["before"] == figures["reconstruction"]["after"]
+    assert len(figures["levels"]) == len(figures["prefixes"]) == 2
+    with pytest.raises(CatalogError, match="2 levels of codes, but codebook sizes"):
+        quality(before, after, (3,))
+
+
+def test_every_figure_is_there_and_the_same_for_the_same_rng():
+    rng = np.random.default_rng(0)
+    x, codes = rng.normal(size=(50, 4)).astype(np.float32), rng.integers(0, 4, size=(50, 3))
+    quantizer = RQKMeans.from_codes(x, codes, (4, 4, 4))
+    labels = {"brand": ["a", "b"] * 25, "genres": [("x", "y"), None] * 25}
+    figures, again = (
+        quality(codes, codes, (4, 4, 4), x, quantizer, labels=labels, rng=np.random.default_rng(7)) for _ in range(2)
+    )
+    assert figures == again == json.loads(json.dumps(figures, allow_nan=False))
+    assert figures["neighbourhood"]["k"] == 10
+    assert figures["neighbourhood"]["num_queries"] == 50
+    assert len(figures["reconstruction"]["by_length"]) == len(figures["neighbourhood"]["by_length"]) == 3
+    assert len(figures["similarity"]) == 4
+    assert set(figures["distance_correlation"]) == {"random_pairs", "stratified"}
+    assert list(figures["purity"]) == ["brand", "genres"]
+
+
+def test_one_item_and_no_vectors_are_enough_for_figures():
+    codes = np.array([[1, 0]])
+    x = np.ones((1, 2), dtype=np.float32)
+    figures = quality(codes, codes, (2, 1), x, RQKMeans.from_codes(x, codes, (2, 1)), labels={"brand": ["a"]})
+    assert figures["neighbourhood"] is None
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+    bare = quality(codes, codes, (2, 1))
+    assert bare["similarity"] is bare["distance_correlation"] is bare["neighbourhood"] is None
+    assert bare["purity"] == {}

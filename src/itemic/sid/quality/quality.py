@@ -1,0 +1,103 @@
+"""All figures of a catalog's codes in one mapping, ready for JSON; knows nothing of files."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from itemic.core.errors import CatalogError
+from itemic.sid.quality.collisions import collisions
+from itemic.sid.quality.correlation import distance_correlation
+from itemic.sid.quality.neighbours import nearest_items, neighbourhood_recall
+from itemic.sid.quality.prefixes import prefix_ids
+from itemic.sid.quality.purity import Labels, prefix_purity
+from itemic.sid.quality.reconstruction import prefix_reconstruction, reconstruction
+from itemic.sid.quality.similarity import prefix_similarity
+from itemic.sid.quality.use import level_use, prefix_use
+from itemic.sid.quantizers.protocol import Quantizer
+
+__all__ = ["quality"]
+
+_NUM_NEIGHBOURS = 10
+_NUM_QUERIES = 2000
+_NUM_PAIRS = 20_000
+_NUM_SHUFFLES = 3
+
+
+def quality(
+    codes_before: Int[np.ndarray, "N M"],
+    codes_after: Int[np.ndarray, "N L"],
+    codebook_sizes: tuple[int, ...],
+    x: Float[np.ndarray, "N D"] | None = None,
+    quantizer: Quantizer | None = None,
+    *,
+    labels: Mapping[str, Labels] | None = None,
+    rng: np.random.Generator | None = None,
+) -> dict[str, Any]:
+    """Returns the figures of a catalog's codes, ready for JSON.
+
+    ``collisions`` and ``reconstruction`` are given ``before`` and ``after`` the collisions were resolved;
+    ``share_moved`` is the share of items of which a code changed (a level that was added moves nobody); everything
+    else describes the codes after. Each figure is explained where it is computed, all in docs/semantic_ids.md.
+    Neighbours are those of 2,000 items drawn at random (all where there are fewer), looked for among all items;
+    similarities and distances those of 20,000 random pairs a prefix length.
+
+    Args:
+        codes_before: As the quantizer gave them.
+        codes_after: As they are in the catalog; may have a level more.
+        codebook_sizes: Number of codes of each level after.
+        x: The vectors behind the codes; figures of distance and error are left out (null) without them.
+        quantizer: What decodes the codes; goes with ``x``.
+        labels: Labels of the items by name, "brand" say.
+        rng: Of the samples; seed 0 by default.
+
+    Raises:
+        CatalogError: if there is not one codebook size for each level after.
+    """
+    if len(codebook_sizes) != codes_after.shape[1]:
+        raise CatalogError(f"{codes_after.shape[1]} levels of codes, but codebook sizes {codebook_sizes}")
+    rng = np.random.default_rng(0) if rng is None else rng
+    num_common = min(codes_before.shape[1], codes_after.shape[1])
+    ids = prefix_ids(codes_after)
+    moved = (codes_before[:, :num_common] != codes_after[:, :num_common]).any(axis=1)
+    return {
+        "num_items": len(codes_after),
+        "codebook_sizes": list(codebook_sizes),
+        "collisions": {"before": collisions(codes_before), "after": collisions(codes_after)},
+        "share_moved": float(moved.mean()),
+        "levels": [level_use(codes_after[:, level], size) for level, size in enumerate(codebook_sizes)],
+        "prefixes": prefix_use(ids),
+        "reconstruction": _reconstruction(codes_before, codes_after[:, :num_common], x, quantizer),
+        "neighbourhood": None if x is None else _neighbourhood(ids, x, rng),
+        "similarity": None if x is None else prefix_similarity(ids, x, _NUM_PAIRS, rng),
+        "distance_correlation": None if x is None else distance_correlation(codes_after, ids, x, _NUM_PAIRS, rng),
+        "purity": {name: prefix_purity(ids, column, _NUM_SHUFFLES, rng) for name, column in (labels or {}).items()},
+    }
+
+
+def _reconstruction(
+    before: Int[np.ndarray, "N M"],
+    after: Int[np.ndarray, "N L"],
+    x: Float[np.ndarray, "N D"] | None,
+    quantizer: Quantizer | None,
+) -> dict[str, Any] | None:
+    if x is None or quantizer is None:
+        return None
+    return {
+        "before": reconstruction(before, x, quantizer),
+        "after": reconstruction(after, x, quantizer),
+        "by_length": prefix_reconstruction(after, x, quantizer),
+    }
+
+
+def _neighbourhood(
+    ids: Int[np.ndarray, "N L"], x: Float[np.ndarray, "N D"], rng: np.random.Generator
+) -> dict[str, Any] | None:
+    """Returns the recall by length; None for a single item, which has no neighbour."""
+    k = min(_NUM_NEIGHBOURS, len(x) - 1)
+    if k == 0:
+        return None
+    queries = np.sort(rng.choice(len(x), size=min(len(x), _NUM_QUERIES), replace=False))
+    nearest = nearest_items(x, queries, k)
+    return {"k": k, "num_queries": len(queries), "by_length": neighbourhood_recall(ids, nearest, queries)}
