@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from itemic.baselines import fit_baseline
+from itemic.baselines.item_vectors import collaborative
 from itemic.core.config import config_to_mapping
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError
@@ -86,6 +87,12 @@ def _sft(recipe: Recipe, run: Run, force: bool) -> StageResult:
     return sft(recipe.sft, run, seed=recipe.seed, start="align/model" if recipe.align else "", force=force)
 
 
+def _collaborative(recipe: Recipe, run: Run, force: bool) -> StageResult:
+    if recipe.collaborative is None:
+        raise ConfigError("collaborative: the recipe has no section collaborative")
+    return collaborative(recipe.collaborative, run, seed=recipe.seed, force=force)
+
+
 def _align(recipe: Recipe, run: Run, force: bool) -> StageResult:
     if recipe.align is None:
         raise ConfigError("align: the recipe has no section align")
@@ -95,6 +102,7 @@ def _align(recipe: Recipe, run: Run, force: bool) -> StageResult:
 STAGES: dict[str, Callable[[Recipe, Run, bool], StageResult]] = {
     "prepare": lambda recipe, run, force: prepare(recipe.prepare, run, seed=recipe.seed, force=force),
     "embed": lambda recipe, run, force: embed(recipe.embed, run, seed=recipe.seed, force=force),
+    "collaborative": _collaborative,
     "tokenize": lambda recipe, run, force: tokenize(recipe.tokenize, run, seed=recipe.seed, force=force),
     "align": _align,
     "sft": _sft,
@@ -144,9 +152,9 @@ def run_recipe(recipe: Recipe, *, stages: Sequence[str] = (), force: bool = Fals
 
 
 def _is_in(recipe: Recipe, name: str) -> bool:
-    """Returns whether a recipe has a stage: all but align always, embed unless the SIDs need no vectors."""
-    if name == "align":
-        return recipe.align is not None
+    """Returns whether a recipe has a stage: align and collaborative if asked for, embed unless no SID needs vectors."""
+    if name in ("align", "collaborative"):
+        return getattr(recipe, name) is not None
     if name == "embed":
         needs_vectors = recipe.tokenize.source == "embeddings" or recipe.tokenize.collisions == "unique"
         return needs_vectors or recipe.sft.new_rows == "codebook"

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from itemic.baselines.item_vectors import CollaborativeConfig
 from itemic.core.config import config_from_mapping, read_yaml
 from itemic.core.errors import ConfigError
 from itemic.data.prepare import PrepareConfig
@@ -47,6 +48,8 @@ class Recipe:
     """From which every random stream is derived."""
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     """From item texts to vectors."""
+    collaborative: CollaborativeConfig | None = None
+    """From training interactions to one vector an item, for ``tokenize.vectors.kind: joint``; left out by default."""
     tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
     """From vectors to semantic IDs."""
     align: SftConfig | None = None
@@ -59,6 +62,11 @@ class Recipe:
     """The page."""
 
     def __post_init__(self) -> None:
+        if self.tokenize.vectors.kind == "joint" and self.collaborative is None:
+            raise ConfigError(
+                "tokenize.vectors.kind joint: needs vectors from the log; add the section collaborative, "
+                "{kind: svd} say"
+            )
         if self.align is not None and self.align.backbone != self.sft.backbone:
             raise ConfigError(f"align.backbone {self.align.backbone!r} is not sft.backbone {self.sft.backbone!r}")
 

@@ -109,10 +109,29 @@ def test_a_single_stage_takes_its_settings_from_the_run_and_flags(
     assert json.loads((run / "catalog" / "catalog.json").read_text())["codebook_sizes"] == [4, 8]
 
 
+def test_collaborative_vectors_reach_the_codes(
+    recipe: WriteRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    changes = ["collaborative={kind: svd, num_dimensions: 8}", "tokenize.vectors={kind: joint}"]
+    main(["run", str(recipe()), *changes, "--stages", "prepare,embed,collaborative,tokenize", "--json"])
+    assert json.loads(capsys.readouterr().out)["collaborative"] == {"num_items": 20, "num_seen": 20, "width": 8}
+    manifest = json.loads((run / "manifest.json").read_text())["stages"]
+    assert set(manifest["tokenize"]["inputs"]) == {"items", "embeddings", "collaborative"}
+    assert (run / "catalog" / "vectors.safetensors").is_file()
+    main(["collaborative", "--run", str(run), "--num-dimensions", "4", "--json"])
+    assert json.loads(capsys.readouterr().out)["width"] == 4
+    main(["tokenize", "--run", str(run), "vectors:joint-vectors", "--vectors.collaborative-weight", "0.25"])
+    again = json.loads((run / "manifest.json").read_text())["stages"]["tokenize"]
+    assert again["config"]["vectors"]["collaborative_weight"] == 0.25
+    assert again["inputs"]["collaborative"] != manifest["tokenize"]["inputs"]["collaborative"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["rnu"], "did you mean itemic run?"),
+        (["collaborative"], "expected --recipe FILE, or --run"),
         (["sft"], "expected --recipe FILE, or --run"),
         (["run", "nothing.yaml"], "nothing.yaml: no such file"),
         (["recommend", "--run", "nowhere"], "missing; run itemic prepare first"),

@@ -11,7 +11,7 @@ import scipy.sparse
 from jaxtyping import Float, Int
 
 from itemic.baselines.dense import DenseRecommender
-from itemic.baselines.interactions import TrainingLog, break_ties, history_matrix
+from itemic.baselines.interactions import TrainingLog, break_ties, count_covisits, history_matrix
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError
 from itemic.core.ranking import Histories
@@ -72,7 +72,7 @@ class CovisitKNN(DenseRecommender):
         config = config or CovisitKNNConfig()
         log = TrainingLog.from_dataset(dataset)
         counts = log.counts()
-        covisits = _covisits(log, config).tocoo()
+        covisits = count_covisits(log, config.max_distance, config.backward_weight).tocoo()
         source, target = covisits.coords
         damped = covisits.data / (counts[source] ** config.source_damping * counts[target] ** config.target_damping)
         return cls(scipy.sparse.csr_array((damped, (source, target)), shape=covisits.shape), counts, config.decay)
@@ -81,17 +81,3 @@ class CovisitKNN(DenseRecommender):
         """Returns the decayed co-visits of every item with each history."""
         evidence = (history_matrix(histories, self.num_items, self.decay) @ self.covisits).toarray()
         return break_ties(evidence, self.counts)
-
-
-def _covisits(log: TrainingLog, config: CovisitKNNConfig) -> scipy.sparse.csr_array:
-    """Returns m: for every ordered pair of items the weight of its co-visits."""
-    sources, targets, weights = [], [], []
-    for distance in range(1, config.max_distance + 1):
-        same_user = log.user[distance:] == log.user[:-distance]
-        sources.append(log.item[:-distance][same_user])
-        targets.append(log.item[distance:][same_user])
-        weights.append(np.full(len(sources[-1]), 1 / distance))
-    pairs = (np.concatenate(sources), np.concatenate(targets))
-    forward = scipy.sparse.csr_array((np.concatenate(weights), pairs), shape=(log.num_items, log.num_items))
-    both: scipy.sparse.csr_array = forward + config.backward_weight * forward.T.tocsr()
-    return both

@@ -10,7 +10,7 @@ from itemic.core.dataset import Dataset
 from itemic.core.errors import DataError
 from itemic.core.ranking import Histories
 
-__all__ = ["TrainingLog", "break_ties", "history_ages", "history_matrix", "top_of_each_row"]
+__all__ = ["TrainingLog", "break_ties", "count_covisits", "history_ages", "history_matrix", "top_of_each_row"]
 
 _TIE_BREAK = 1e-9
 """Weight of popularity beside evidence of order 1: less than any real difference, more than rounding."""
@@ -55,6 +55,24 @@ class TrainingLog:
         matrix.sum_duplicates()
         matrix.data[:] = 1.0
         return matrix
+
+
+def count_covisits(log: TrainingLog, max_distance: int, backward_weight: float) -> scipy.sparse.csr_array:
+    """Returns m: for every ordered pair of items the weight of its co-visits.
+
+    m_ij = sum over pairs of i at p and j at q of one user, 0 < |q - p| <= max_distance, of w / |q - p|,
+           w = 1 where q > p, backward_weight where q < p
+    """
+    sources, targets, weights = [], [], []
+    for distance in range(1, max_distance + 1):
+        same_user = log.user[distance:] == log.user[:-distance]
+        sources.append(log.item[:-distance][same_user])
+        targets.append(log.item[distance:][same_user])
+        weights.append(np.full(len(sources[-1]), 1 / distance))
+    pairs = (np.concatenate(sources), np.concatenate(targets))
+    forward = scipy.sparse.csr_array((np.concatenate(weights), pairs), shape=(log.num_items, log.num_items))
+    both: scipy.sparse.csr_array = forward + backward_weight * forward.T.tocsr()
+    return both
 
 
 def history_ages(

@@ -69,6 +69,7 @@ def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
     """Returns the recipe whose section ``name`` has the flags in it."""
     import tyro
 
+    from itemic.baselines.item_vectors import CollaborativeConfig
     from itemic.data.prepare import PrepareConfig
     from itemic.recipe import Recipe, load_recipe
 
@@ -89,8 +90,9 @@ def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
     if name == "prepare":
         return Recipe(prepare=parse(PrepareConfig))
     if help_only:
-        types = {field.name: field.default_factory for field in fields(Recipe)}
-        parse(types["sft" if name == "align" else name])
+        types: dict[str, Any] = {field.name: field.default_factory for field in fields(Recipe)}
+        types |= {"align": types["sft"], "collaborative": CollaborativeConfig}
+        parse(types[name])
     raise ConfigError(f"expected --recipe FILE, or --run with a folder in which itemic {name} can find recipe.yaml")
 
 
@@ -177,7 +179,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
     **{
         name: functools.partial(_stage, name)
-        for name in ("prepare", "embed", "tokenize", "align", "sft", "evaluate", "report")
+        for name in ("prepare", "embed", "collaborative", "tokenize", "align", "sft", "evaluate", "report")
     },
     "recommend": _recommend,
     "compare": _compare,

@@ -22,6 +22,7 @@ the whole road
 one stage of a run folder (--run FOLDER --recipe RECIPE and the stage's own flags)
   prepare           a log and a catalogue become a dataset with its splits
   embed             item texts become vectors
+  collaborative     training interactions become vectors, to be joined to the texts
   tokenize          vectors become semantic IDs
   align             a backbone learns the SID rows alone, before sft
   sft               a model learns to speak semantic IDs

@@ -1,7 +1,7 @@
 """The tokenize stage: item vectors, or SIDs made elsewhere, become ``catalog/`` and ``quality.json`` in the run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,18 @@ from itemic.sid.quality import collisions, quality
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.registry import QuantizerConfig, make_quantizer
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
-from itemic.sid.vectors import read_embeddings
+from itemic.sid.vectors import (
+    JointTransform,
+    JointVectors,
+    TextTransform,
+    TextVectors,
+    VectorsConfig,
+    VectorTransform,
+    fit_transform,
+    read_collaborative,
+    read_embeddings,
+    require_collaborative,
+)
 
 __all__ = ["TokenizeConfig", "tokenize"]
 
@@ -35,6 +46,9 @@ class TokenizeConfig:
     source: Literal["embeddings", "given"] = "embeddings"
     """Where the codes come from: a quantizer fitted to ``embeddings.safetensors``, or ``given_sids.parquet``, the SIDs
     that the prepare stage found in the source (MiniOneRec's index file)."""
+    vectors: VectorsConfig = field(default_factory=TextVectors)
+    """What is quantized: the text embeddings, or these joined to the vectors of the stage collaborative; its key
+    ``kind`` says which."""
     quantizer: QuantizerConfig = field(default_factory=RQKMeansConfig)
     """What makes the codes for ``source: embeddings``; its key ``kind`` says which. Default: residual k-means
     (OpenOneRec)."""
@@ -46,6 +60,10 @@ class TokenizeConfig:
     """How SIDs are written as text: ``<a_1><b_2><c_3>`` (MiniOneRec) or OpenOneRec's wrapped form."""
 
     def __post_init__(self) -> None:
+        if self.source == "given" and self.vectors.kind == "joint":
+            raise ConfigError(
+                "vectors.kind joint: needs source embeddings; SIDs made elsewhere are not quantized again"
+            )
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:
             raise ConfigError(f"codebook_sizes {self.codebook_sizes}: expected at least one level of one code or more")
 
@@ -62,17 +80,20 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
         inputs["given_sids"] = run.require("given_sids.parquet", "prepare")
     if config.source == "embeddings" or run.path("embeddings.safetensors").exists():
         inputs["embeddings"] = run.require("embeddings.safetensors", "embed")
+    if config.vectors.kind == "joint":
+        inputs["collaborative"] = require_collaborative(run.path("collaborative.safetensors"))
 
     def work() -> dict[str, Any]:
         item_ids = pl.read_parquet(inputs["items"], columns=["item_id"])["item_id"].to_list()
         x: np.ndarray | None
         quantizer: Quantizer | None
+        transform: VectorTransform = TextTransform()
         if config.source == "given":
             codes = _read_given(inputs["given_sids"], len(item_ids), config.codebook_sizes)
             x = _read_vectors_for(codes, inputs.get("embeddings"), item_ids, config)
             quantizer = None if x is None else RQKMeans.from_codes(x, codes, config.codebook_sizes)
         else:
-            x = read_embeddings(inputs["embeddings"], item_ids)
+            x, transform = _read_transformed(config.vectors, inputs, item_ids)
             quantizer = make_quantizer(config.quantizer, config.codebook_sizes)
             codes = quantizer.fit(x, derive_rng(seed, "tokenize")).encode(x)
         settled = settle_collisions(codes, config.codebook_sizes, config.collisions, x, quantizer)
@@ -84,7 +105,7 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
             spelling=config.spelling,
         )
         figures = quality(codes, catalog.codes, config.codebook_sizes, x, quantizer)
-        _write(run.path("catalog"), catalog, quantizer, figures)
+        _write(run.path("catalog"), catalog, quantizer, transform, figures)
         return _summary(catalog, figures)
 
     return run.stage(
@@ -96,6 +117,18 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
         seed=seed,
         force=force,
     )
+
+
+def _read_transformed(
+    config: VectorsConfig, inputs: Mapping[str, Path], item_ids: Sequence[str]
+) -> tuple[Float[np.ndarray, "N D"], VectorTransform]:
+    """Returns the vectors that are quantized, and what makes them of an item's text embedding."""
+    text = read_embeddings(inputs["embeddings"], item_ids)
+    if not isinstance(config, JointVectors):
+        return text, TextTransform()
+    collaborative = read_collaborative(inputs["collaborative"], item_ids)
+    transform = fit_transform(config, text, collaborative)
+    return transform.transform(text, collaborative), transform
 
 
 def _needs_vectors(codes: Int[np.ndarray, "N L"], config: TokenizeConfig) -> bool:
@@ -143,12 +176,16 @@ def _read_given(path: Path, num_items: int, codebook_sizes: tuple[int, ...]) -> 
     return codes
 
 
-def _write(folder: Path, catalog: Catalog, quantizer: Quantizer | None, figures: dict[str, Any]) -> None:
+def _write(
+    folder: Path, catalog: Catalog, quantizer: Quantizer | None, transform: VectorTransform, figures: dict[str, Any]
+) -> None:
     with atomic_folder(folder) as temporary:
         catalog.save(temporary)
         write_json(temporary / "quality.json", figures)
         if quantizer is not None:
             quantizer.save(temporary / "quantizer.safetensors")
+        if isinstance(transform, JointTransform):
+            transform.save(temporary / "vectors.safetensors")
 
 
 def _summary(catalog: Catalog, figures: dict[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,253 @@
-"""The item vectors that are quantized, as files of the run hold them; knows nothing of codes."""
+"""The item vectors that are quantized: text embeddings alone, or joined to vectors from the log.
 
-from collections.abc import Sequence
+Knows nothing of codes, and of the log only the file ``collaborative.safetensors``, whoever made it.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+import pydantic
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 
-from itemic.core.errors import ArtifactError
-from itemic.core.files import text_hash
+from itemic.core.config import config_from_mapping, config_to_mapping
+from itemic.core.errors import ArtifactError, CatalogError, ConfigError, DataError
+from itemic.core.files import text_hash, write_arrays
+from itemic.sid.quantizers.protocol import pieces
 
-__all__ = ["read_embeddings"]
+__all__ = [
+    "CollaborativeItems",
+    "JointTransform",
+    "JointVectors",
+    "TextTransform",
+    "TextVectors",
+    "VectorTransform",
+    "VectorsConfig",
+    "fit_transform",
+    "load_transform",
+    "read_collaborative",
+    "read_embeddings",
+    "require_collaborative",
+    "write_collaborative",
+]
+
+_PENALTIES = 10.0 ** np.arange(-6, 4)
+"""Ridge penalties tried, in units of the mean eigenvalue of the texts' scatter matrix: from almost none to one that
+leaves little but the mean. A tenfold step changes the error by less than its own uncertainty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextVectors:
+    """The text embeddings as they are."""
+
+    kind: Literal["text"] = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointVectors:
+    """Text embeddings beside collaborative vectors, each centred and brought to one size."""
+
+    kind: Literal["joint"] = "joint"
+    collaborative_weight: float = 0.5
+    """Share w of the joint vectors' mean squared length that the collaborative part has; 0 is text alone, 1 the
+    collaborative vectors alone. Default: both count the same."""
+    text_dimensions: int = 0
+    """Principal components kept of the text embeddings; 0 keeps them as they are."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.collaborative_weight <= 1:
+            raise ConfigError(f"collaborative_weight: expected 0 to 1, found {self.collaborative_weight}")
+        if self.text_dimensions < 0:
+            raise ConfigError(f"text_dimensions: expected 0 (all) or more, found {self.text_dimensions}")
+
+
+VectorsConfig = Annotated[TextVectors | JointVectors, pydantic.Field(discriminator="kind")]
+"""Which vectors are quantized; the key ``kind`` says."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CollaborativeItems:
+    """One vector an item from the training interactions."""
+
+    vectors: Float[np.ndarray, "N C"]
+    """float32; rows of items that are not seen hold zeros and mean nothing."""
+    seen: Bool[np.ndarray, "N"]
+    """Items that the training interactions say something of."""
+
+
+@dataclass(frozen=True)
+class TextTransform:
+    """What is quantized is the text embedding itself."""
+
+    def transform(
+        self, text: Float[np.ndarray, "n D"], collaborative: CollaborativeItems | None = None
+    ) -> Float[np.ndarray, "n D"]:
+        """Returns ``text``, not copied; collaborative vectors are not looked at."""
+        return text
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JointTransform:
+    """Maps text embeddings, and collaborative vectors where there are some, to joint vectors.
+
+        t = sqrt(1 - w) (text - mean_t) [basis] / rms_t,   c = sqrt(w) (collaborative - mean_c) / rms_c,
+        joint = [t, c]
+
+    rms is the root of the mean squared length of the centred vectors (of the text's kept components, of the seen
+    items' collaborative vectors), so the mean squared length of t is 1 - w and that of c is w. Of an item without a
+    collaborative vector, collaborative - mean_c is what a ridge regression from its text says,
+    (text - ridge_mean) prediction; zeros would put all such items on one spot. A part of weight 0 has no columns.
+    """
+
+    config: JointVectors
+    """How it was fitted."""
+    text_mean: Float[np.ndarray, "D"]
+    """Mean text embedding, of all items."""
+    text_scale: float
+    """sqrt(1 - w) / rms_t."""
+    text_basis: Float[np.ndarray, "D P"] | None
+    """Principal directions as columns; None where the text stays as it is."""
+    collaborative_mean: Float[np.ndarray, "C"]
+    """Mean collaborative vector, of the seen items."""
+    collaborative_scale: float
+    """sqrt(w) / rms_c."""
+    ridge_mean: Float[np.ndarray, "D"]
+    """Mean text embedding, of the seen items."""
+    prediction: Float[np.ndarray, "D C"]
+    """Ridge coefficients."""
+
+    def transform(
+        self, text: Float[np.ndarray, "n D"], collaborative: CollaborativeItems | None = None
+    ) -> Float[np.ndarray, "n J"]:
+        """Returns the joint vectors, float32.
+
+        Args:
+            text: Text embeddings from the encoder that the transform was fitted with.
+            collaborative: Vectors of the same items; None predicts all of them from the text, as for new items.
+
+        Raises:
+            CatalogError: if the widths or the numbers of items do not fit.
+        """
+        self._check(text, collaborative)
+        joint = np.empty((len(text), sum(self._widths())), dtype=np.float32)
+        for rows in pieces(len(text)):
+            joint[rows] = self._joint(text, collaborative, rows)
+        return joint
+
+    def save(self, path: Path) -> None:
+        """Writes the transform as safetensors."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
+        scales = {name: getattr(self, name) for name in _SCALES}
+        write_arrays(path, arrays, {"settings": json.dumps({"config": config_to_mapping(self.config), **scales})})
+
+    def _widths(self) -> tuple[int, int]:
+        text_width = len(self.text_mean) if self.text_basis is None else self.text_basis.shape[1]
+        weight = self.config.collaborative_weight
+        return text_width * (weight < 1), len(self.collaborative_mean) * (weight > 0)
+
+    def _joint(
+        self, text: Float[np.ndarray, "n D"], collaborative: CollaborativeItems | None, rows: slice
+    ) -> Float[np.ndarray, "b J"]:
+        block = text[rows].astype(np.float32)
+        parts = []
+        if self.config.collaborative_weight < 1:
+            centred = (block - self.text_mean) * self.text_scale
+            parts.append(centred if self.text_basis is None else centred @ self.text_basis)
+        if self.config.collaborative_weight > 0:
+            offset = (block - self.ridge_mean) @ self.prediction
+            if collaborative is not None:
+                own = collaborative.vectors[rows].astype(np.float32) - self.collaborative_mean
+                offset = np.where(collaborative.seen[rows, None], own, offset)
+            parts.append(offset * self.collaborative_scale)
+        return np.concatenate(parts, axis=1)
+
+    def _check(self, text: Float[np.ndarray, "n D"], collaborative: CollaborativeItems | None) -> None:
+        if text.shape[1] != len(self.text_mean):
+            raise CatalogError(
+                f"the joint vectors were made of text embeddings {len(self.text_mean)} wide, found {text.shape[1]}; "
+                "use the same encoder"
+            )
+        expected = (len(text), len(self.collaborative_mean))
+        if collaborative is not None and collaborative.vectors.shape != expected:
+            raise CatalogError(f"collaborative vectors: expected {expected}, found {collaborative.vectors.shape}")
+
+
+VectorTransform = TextTransform | JointTransform
+"""What makes the vectors that are quantized."""
+
+_SCALES = ("text_scale", "collaborative_scale")
+_ARRAYS = ("text_mean", "text_basis", "collaborative_mean", "ridge_mean", "prediction")
+
+
+def fit_transform(
+    config: JointVectors, text: Float[np.ndarray, "N D"], collaborative: CollaborativeItems
+) -> JointTransform:
+    """Returns the transform for these items: means, sizes, principal components and the regression.
+
+    The ridge penalty is no setting: of ten it is the one with the least generalised cross-validation error (Golub,
+    Heath and Wahba, 1979), which the seen items alone decide.
+
+    Args:
+        config: Weight and width.
+        text: Text embeddings of all items.
+        collaborative: Collaborative vectors of the same items.
+
+    Raises:
+        ConfigError: if more components are asked for than the text embeddings have.
+        DataError: if fewer than two items have a collaborative vector, or all vectors of a part are equal.
+    """
+    num_items, width = text.shape
+    seen = collaborative.seen
+    if config.text_dimensions > width:
+        raise ConfigError(f"text_dimensions {config.text_dimensions}: the embeddings have {width}")
+    if len(collaborative.vectors) != num_items or int(seen.sum()) < 2:
+        raise DataError(
+            f"joint vectors: expected one collaborative vector for each of {num_items} items and at least two seen "
+            f"items, found {len(collaborative.vectors)} and {int(seen.sum())}"
+        )
+    text_mean, scatter = _mean_and_scatter(text, np.ones(num_items, dtype=bool))
+    basis = _principal_directions(scatter, config.text_dimensions)
+    text_square = np.trace(scatter if basis is None else basis.T @ scatter @ basis) / num_items
+    collaborative_mean = collaborative.vectors[seen].mean(axis=0, dtype=np.float64)
+    ridge_mean, seen_scatter = _mean_and_scatter(text, seen)
+    moments = _cross_moments(text, collaborative, ridge_mean, collaborative_mean)
+    collaborative_square = moments.square / int(seen.sum())
+    if min(text_square, collaborative_square) <= 0:
+        raise DataError("joint vectors: all text embeddings, or all collaborative vectors, are equal")
+    weight = config.collaborative_weight
+    return JointTransform(
+        config=config,
+        text_mean=text_mean.astype(np.float32),
+        text_scale=float(np.sqrt((1 - weight) / text_square)),
+        text_basis=None if basis is None else basis.astype(np.float32),
+        collaborative_mean=collaborative_mean.astype(np.float32),
+        collaborative_scale=float(np.sqrt(weight / collaborative_square)),
+        ridge_mean=ridge_mean.astype(np.float32),
+        prediction=_ridge(seen_scatter, moments, int(seen.sum())).astype(np.float32),
+    )
+
+
+def load_transform(path: Path) -> VectorTransform:
+    """Returns the transform in a catalog's ``vectors.safetensors``; that of text alone, which has no file, without one.
+
+    Raises:
+        ArtifactError: if the file is damaged.
+    """
+    if not path.exists():
+        return TextTransform()
+    try:
+        with safe_open(path, framework="np") as stored:
+            settings = json.loads(stored.metadata()["settings"])
+            names = stored.keys()
+            arrays: dict[str, Any] = {name: stored.get_tensor(name) for name in _ARRAYS if name in names}
+        config = config_from_mapping(JointVectors, settings.pop("config"), source=str(path))
+        return JointTransform(config=config, **{"text_basis": None, **settings, **arrays})
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path}: damaged ({error}); run itemic tokenize again") from None
 
 
 def read_embeddings(path: Path, item_ids: Sequence[str]) -> Float[np.ndarray, "N D"]:
@@ -19,12 +256,125 @@ def read_embeddings(path: Path, item_ids: Sequence[str]) -> Float[np.ndarray, "N
     Raises:
         ArtifactError: if the file is damaged or was made for other items.
     """
+    return _read(path, ("embeddings",), item_ids, "embed")["embeddings"]
+
+
+def read_collaborative(path: Path, item_ids: Sequence[str]) -> CollaborativeItems:
+    """Returns the collaborative vectors of exactly these items.
+
+    Raises:
+        ArtifactError: if the file is damaged or was made for other items.
+    """
+    return CollaborativeItems(**_read(path, ("vectors", "seen"), item_ids, "collaborative"))
+
+
+def require_collaborative(path: Path) -> Path:
+    """Returns the path of ``collaborative.safetensors``, which joint vectors need.
+
+    Raises:
+        ArtifactError: if it is missing, naming the section and the stage that make it.
+    """
+    if not path.exists():
+        raise ArtifactError(
+            f"{path}: missing, and tokenize.vectors.kind joint needs it; add the section collaborative to the recipe "
+            "({kind: svd} say) and run itemic collaborative"
+        )
+    return path
+
+
+def write_collaborative(path: Path, items: CollaborativeItems, item_ids: Sequence[str], made_by: str) -> None:
+    """Writes ``collaborative.safetensors``: float32 ``vectors`` (N, C) and ``seen`` (N,), with the items' hash.
+
+    Args:
+        path: The file.
+        items: What is written.
+        item_ids: Whose vectors they are, in order.
+        made_by: Kept in the metadata for readers, ``svd`` say.
+    """
+    arrays = {"vectors": items.vectors.astype(np.float32), "seen": items.seen}
+    write_arrays(path, arrays, {"kind": made_by, "item_hash": text_hash(*item_ids)})
+
+
+def _read(path: Path, names: Sequence[str], item_ids: Sequence[str], stage: str) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, framework="np") as stored:
             made_for = (stored.metadata() or {}).get("item_hash")
-            x: np.ndarray = stored.get_tensor("embeddings")
+            arrays: dict[str, np.ndarray] = {name: stored.get_tensor(name) for name in names}
     except SafetensorError as error:
-        raise ArtifactError(f"{path}: damaged ({error}); run itemic embed again") from None
-    if made_for != text_hash(*item_ids) or len(x) != len(item_ids):
-        raise ArtifactError(f"{path}: made for other items than dataset/; run itemic embed again")
-    return x
+        raise ArtifactError(f"{path}: damaged ({error}); run itemic {stage} again") from None
+    if made_for != text_hash(*item_ids) or any(len(array) != len(item_ids) for array in arrays.values()):
+        raise ArtifactError(f"{path}: made for other items than dataset/; run itemic {stage} again")
+    return arrays
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Moments:
+    cross: Float[np.ndarray, "D C"]
+    """Sum over seen items of centred text times centred collaborative vector."""
+    square: float
+    """Sum over seen items of the centred collaborative vector's squared length."""
+
+
+def _mean_and_scatter(
+    text: Float[np.ndarray, "N D"], chosen: Bool[np.ndarray, "N"]
+) -> tuple[Float[np.ndarray, "D"], Float[np.ndarray, "D D"]]:
+    """Returns mean and Σ (t - mean)(t - mean)' over the chosen rows, in float64 without a float64 copy of the text."""
+    width = text.shape[1]
+    mean = np.zeros(width)
+    for block in _blocks(text, chosen):
+        mean += block.sum(axis=0)
+    mean /= chosen.sum()
+    scatter = np.zeros((width, width))
+    for block in _blocks(text, chosen):
+        scatter += (block - mean).T @ (block - mean)
+    return mean, scatter
+
+
+def _cross_moments(
+    text: Float[np.ndarray, "N D"],
+    collaborative: CollaborativeItems,
+    text_mean: Float[np.ndarray, "D"],
+    collaborative_mean: Float[np.ndarray, "C"],
+) -> _Moments:
+    cross, square = np.zeros((len(text_mean), len(collaborative_mean))), 0.0
+    both = zip(_blocks(text, collaborative.seen), _blocks(collaborative.vectors, collaborative.seen), strict=True)
+    for text_block, block in both:
+        cross += (text_block - text_mean).T @ (block - collaborative_mean)
+        square += float(np.square(block - collaborative_mean).sum())
+    return _Moments(cross=cross, square=square)
+
+
+def _blocks(x: Float[np.ndarray, "N D"], chosen: Bool[np.ndarray, "N"]) -> Iterator[Float[np.ndarray, "b D"]]:
+    """Yields the chosen rows as float64, a piece at a time."""
+    for rows in pieces(len(x)):
+        yield x[rows][chosen[rows]].astype(np.float64)
+
+
+def _principal_directions(scatter: Float[np.ndarray, "D D"], num_kept: int) -> Float[np.ndarray, "D P"] | None:
+    """Returns the leading eigenvectors as columns, each with its largest entry positive; None for 0, all of them."""
+    if num_kept == 0:
+        return None
+    directions = np.linalg.eigh(scatter)[1][:, ::-1][:, :num_kept]
+    largest = directions[np.abs(directions).argmax(axis=0), np.arange(num_kept)]
+    signed: np.ndarray = directions * np.sign(largest)
+    return signed
+
+
+def _ridge(scatter: Float[np.ndarray, "D D"], moments: _Moments, num_seen: int) -> Float[np.ndarray, "D C"]:
+    """Returns (X'X + λI)⁻¹ X'Y for the λ of least GCV error n RSS / (n - df)², df = 1 + Σ e / (e + λ).
+
+    With X'X = Q diag(e) Q' and Z = Q'X'Y, RSS(λ) = |Y|² - Σ_j |Z_j|² (e_j + 2λ) / (e_j + λ)².
+    """
+    values, vectors = np.linalg.eigh(scatter)
+    values = np.maximum(values, 0)
+    rotated = vectors.T @ moments.cross
+    squares = np.square(rotated).sum(axis=1)
+    errors = []
+    penalties = _PENALTIES * max(values.mean(), np.finfo(np.float64).tiny)
+    for penalty in penalties:
+        residual = max(moments.square - float((squares * (values + 2 * penalty) / (values + penalty) ** 2).sum()), 0)
+        freedom = num_seen - 1 - float((values / (values + penalty)).sum())
+        errors.append(num_seen * residual / freedom**2 if freedom > 0 else np.inf)
+    penalty = penalties[int(np.argmin(errors))]
+    coefficients: np.ndarray = vectors @ (rotated / (values + penalty)[:, None])
+    return coefficients
