@@ -30,5 +30,5 @@ def test_named_columns_are_taken_whatever_they_hold():
     items = pl.DataFrame({"shelf": [1, 2, None], "brand": ["a", "b", "c"]})
     assert read_labels(items, ["shelf"]) == {"shelf": [["1"], ["2"], []]}
     assert read_labels(items, []) == {}
-    with pytest.raises(ConfigError, match="no column 'genre'; items.parquet has shelf, brand"):
+    with pytest.raises(ConfigError, match=r"no column 'genre'; items.parquet has shelf, brand"):
         read_labels(items, ["genre"])

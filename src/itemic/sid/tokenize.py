@@ -17,6 +17,8 @@ from itemic.core.run import Run, StageResult
 from itemic.core.seeds import derive_rng
 from itemic.sid.catalog import Catalog
 from itemic.sid.collisions.settle import CollisionStrategy, settle_collisions
+from itemic.sid.labels import read_labels
+from itemic.sid.moves import write_moves
 from itemic.sid.quality import collisions, quality
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.registry import QuantizerConfig, make_quantizer
@@ -58,6 +60,9 @@ class TokenizeConfig:
     """Whether items on one SID are given SIDs of their own, or share it (metrics then use the expected rank)."""
     spelling: Literal["plain", "wrapped"] = "plain"
     """How SIDs are written as text: ``<a_1><b_2><c_3>`` (MiniOneRec) or OpenOneRec's wrapped form."""
+    label_columns: tuple[str, ...] | None = None
+    """Columns of the items that the quality figures hold the codes against: how pure in them the prefixes are. Default:
+    those of brand, store, main_category, category, categories and genres that are there and tell items apart."""
 
     def __post_init__(self) -> None:
         if self.source == "given" and self.vectors.kind == "joint":
@@ -84,7 +89,9 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
         inputs["collaborative"] = require_collaborative(run.path("collaborative.safetensors"))
 
     def work() -> dict[str, Any]:
-        item_ids = pl.read_parquet(inputs["items"], columns=["item_id"])["item_id"].to_list()
+        items = pl.read_parquet(inputs["items"])
+        item_ids = items["item_id"].to_list()
+        labels = read_labels(items, config.label_columns)
         x: np.ndarray | None
         quantizer: Quantizer | None
         transform: VectorTransform = TextTransform()
@@ -104,8 +111,9 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
             shares=settled.shares,
             spelling=config.spelling,
         )
-        figures = quality(codes, catalog.codes, config.codebook_sizes, x, quantizer)
-        _write(run.path("catalog"), catalog, quantizer, transform, figures)
+        rng = derive_rng(seed, "tokenize", "quality")
+        figures = quality(codes, catalog.codes, catalog.codebook_sizes, x, quantizer, labels=labels, rng=rng)
+        _write(run.path("catalog"), catalog, codes, quantizer, transform, figures)
         return _summary(catalog, figures)
 
     return run.stage(
@@ -177,11 +185,17 @@ def _read_given(path: Path, num_items: int, codebook_sizes: tuple[int, ...]) -> 
 
 
 def _write(
-    folder: Path, catalog: Catalog, quantizer: Quantizer | None, transform: VectorTransform, figures: dict[str, Any]
+    folder: Path,
+    catalog: Catalog,
+    codes_before: Int[np.ndarray, "N L"],
+    quantizer: Quantizer | None,
+    transform: VectorTransform,
+    figures: dict[str, Any],
 ) -> None:
     with atomic_folder(folder) as temporary:
         catalog.save(temporary)
         write_json(temporary / "quality.json", figures)
+        write_moves(temporary, codes_before, catalog.codes)
         if quantizer is not None:
             quantizer.save(temporary / "quantizer.safetensors")
         if isinstance(transform, JointTransform):

@@ -64,6 +64,7 @@ def quality(
     return {
         "num_items": len(codes_after),
         "codebook_sizes": list(codebook_sizes),
+        "num_levels": {"before": codes_before.shape[1], "after": codes_after.shape[1]},
         "collisions": {"before": collisions(codes_before), "after": collisions(codes_after)},
         "share_moved": float(moved.mean()),
         "levels": [level_use(codes_after[:, level], size) for level, size in enumerate(codebook_sizes)],
