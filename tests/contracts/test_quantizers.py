@@ -6,12 +6,18 @@ import pytest
 from itemic.core.errors import ArtifactError, CatalogError, DataError
 from itemic.core.files import write_arrays
 from itemic.sid import QUANTIZERS, Quantizer, RQKMeans, RQKMeansConfig, load_quantizer, resolve_unique
+from itemic.sid.quantizers import RQOPQ, RQKMeansFSQ, RQKMeansFSQConfig, RQOPQConfig
 
 SIZES = (8, 4, 6)
 
 
 def make_quantizer(kind):
-    return {"rqkmeans": lambda: RQKMeans(SIZES, RQKMeansConfig(num_iterations=5))}[kind]()
+    kmeans = RQKMeansConfig(num_iterations=5)
+    return {
+        "rqkmeans": lambda: RQKMeans(SIZES, kmeans),
+        "rqkmeans-fsq": lambda: RQKMeansFSQ(SIZES, RQKMeansFSQConfig(grid=(3, 2), kmeans=kmeans)),
+        "rqopq": lambda: RQOPQ(SIZES, RQOPQConfig(kmeans=kmeans)),
+    }[kind]()
 
 
 def some_vectors(num_items=80, width=5):

@@ -3,18 +3,24 @@
 from itemic.sid.catalog import Catalog
 from itemic.sid.collisions.unique import resolve_unique
 from itemic.sid.quality import quality
+from itemic.sid.quantizers.fsq import RQKMeansFSQ, RQKMeansFSQConfig
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.registry import QUANTIZERS, QuantizerConfig, load_quantizer, make_quantizer
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
+from itemic.sid.quantizers.rqopq import RQOPQ, RQOPQConfig
 from itemic.sid.tokenize import TokenizeConfig, tokenize
 
 __all__ = [
     "QUANTIZERS",
+    "RQOPQ",
     "Catalog",
     "Quantizer",
     "QuantizerConfig",
     "RQKMeans",
     "RQKMeansConfig",
+    "RQKMeansFSQ",
+    "RQKMeansFSQConfig",
+    "RQOPQConfig",
     "TokenizeConfig",
     "load_quantizer",
     "make_quantizer",

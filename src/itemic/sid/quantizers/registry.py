@@ -2,18 +2,26 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import pydantic
 
 from itemic.core.errors import ArtifactError
+from itemic.sid.quantizers.fsq import RQKMeansFSQ, RQKMeansFSQConfig
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
+from itemic.sid.quantizers.rqopq import RQOPQ, RQOPQConfig
 from itemic.sid.quantizers.stored import read_kind
 
 __all__ = ["QUANTIZERS", "QuantizerConfig", "load_quantizer", "make_quantizer"]
 
-QuantizerConfig = RQKMeansConfig
+QuantizerConfig = Annotated[
+    RQKMeansConfig | RQOPQConfig | RQKMeansFSQConfig,
+    pydantic.Field(discriminator="kind"),
+]
 """Settings of any quantizer; the key ``kind`` says which."""
 
-QUANTIZERS: dict[str, type[Quantizer]] = {RQKMeans.kind: RQKMeans}
+QUANTIZERS: dict[str, type[Quantizer]] = {kind.kind: kind for kind in (RQKMeans, RQOPQ, RQKMeansFSQ)}
 """Classes by the name that a config and a saved file give them."""
 
 
@@ -26,6 +34,10 @@ def make_quantizer(config: QuantizerConfig, codebook_sizes: Sequence[int]) -> Qu
     match config:
         case RQKMeansConfig():
             return RQKMeans(codebook_sizes, config)
+        case RQOPQConfig():
+            return RQOPQ(codebook_sizes, config)
+        case RQKMeansFSQConfig():
+            return RQKMeansFSQ(codebook_sizes, config)
 
 
 def load_quantizer(path: Path) -> Quantizer:
