@@ -33,3 +33,9 @@ def test_rows_share_a_number_exactly_when_they_are_equal(codes):
     ids = same_row_ids(codes)
     equal = (codes[:, None] == codes[None]).all(axis=2)
     np.testing.assert_array_equal(ids[:, None] == ids[None], equal)
+
+
+@given(tables, st.integers(-(2**40), 2**40), st.sampled_from([1, 255, 2**20, 2**50]))
+def test_order_is_that_of_lexsort_whether_or_not_a_row_fits_into_one_integer(codes, shift, factor):
+    spread = codes * factor + shift
+    np.testing.assert_array_equal(lexicographic_order(spread), np.lexsort(spread.T[::-1]))

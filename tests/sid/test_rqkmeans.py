@@ -3,8 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itemic.core.errors import ConfigError
+from itemic.core.errors import CatalogError, ConfigError
 from itemic.sid.quality import reconstruction
+from itemic.sid.quantizers.kmeans import kmeans
+from itemic.sid.quantizers.protocol import complete_codes
+from itemic.sid.quantizers.residual import squared_distances
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
 
 
@@ -47,14 +50,97 @@ def test_every_further_level_lowers_the_error():
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_restarts_and_iterations_lower_the_error_of_a_level():
+def relative_error(x, sizes=(20, 20), seed=1, **settings):
+    quantizer = RQKMeans(sizes, RQKMeansConfig(**settings)).fit(x, np.random.default_rng(seed))
+    return reconstruction(quantizer.encode(x), x, quantizer)["relative"]
+
+
+def test_iterations_and_refinements_lower_the_error():
+    x = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
+    assert relative_error(x, num_iterations=10) < relative_error(x, num_iterations=1)
+    assert relative_error(x, num_iterations=10, num_refinements=3) < relative_error(x, num_iterations=10)
+
+
+def test_growing_dimensions_find_a_better_optimum_than_all_at_once_and_leave_no_level_unused():
+    # Few items in many dimensions: what level 0 leaves is nearly orthogonal.
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(600, 64)) * 0.9 ** np.arange(64)).astype(np.float32)
+    random_start = x[rng.choice(600, 64, replace=False)]
+    grown = kmeans(x, 64, 5, rng)
+    at_once = kmeans(x, 64, 25, rng, start=random_start)
+    assert squared_distances(x, grown).min(axis=1).mean() < squared_distances(x, at_once).min(axis=1).mean()
+    codes = RQKMeans((64, 64), RQKMeansConfig()).fit(x, rng).encode(x)
+    assert len(np.unique(codes[:, 1])) == 64
+
+
+def test_empty_clusters_are_refilled_by_splitting_large_ones():
+    x = np.repeat(np.array([[0.0, 1.0], [0.0, -1.0], [4.0, 2.0]], dtype=np.float32), [6, 6, 4], axis=0)
+    start = np.array([[0.0, 0.1], [4.0, 2.0], [90.0, 90.0]], dtype=np.float32)
+    centroids = kmeans(x, 3, 5, np.random.default_rng(0), start=start)
+    np.testing.assert_array_equal(centroids[np.lexsort(centroids.T)], [[0, -1], [0, 1], [4, 2]])
+
+
+@given(st.integers(0, 2**32))
+def test_encoding_in_one_sweep_equals_asking_for_the_distances_level_by_level(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(50, 6)).astype(np.float32)
+    quantizer = RQKMeans((5, 7, 3), RQKMeansConfig(num_iterations=2)).fit(x, rng)
+    slow = complete_codes(quantizer, x, np.empty((50, 0), dtype=np.int64))
+    np.testing.assert_array_equal(quantizer.encode(x), slow)
+
+
+def test_pieces_and_mapped_or_half_precision_vectors_make_no_difference(tmp_path):
+    half = np.random.default_rng(0).normal(size=(200, 9)).astype(np.float16)
+    np.save(tmp_path / "x.npy", half)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    for points in (0, 256):
+        config = RQKMeansConfig(max_points_per_code=points, num_refinements=1)
+        whole = RQKMeans((8, 6), config).fit(half.astype(np.float32), np.random.default_rng(0))
+        for x in (half, mapped, half.astype(np.float64)):
+            other = RQKMeans((8, 6), config).fit(x, np.random.default_rng(0))
+            for codebook, expected in zip(other.codebooks, whole.codebooks, strict=True):
+                np.testing.assert_array_equal(codebook, expected)
+            np.testing.assert_array_equal(other.encode(x), whole.encode(half.astype(np.float32)))
+
+
+def test_learning_from_all_vectors_in_pieces_equals_learning_from_them_in_memory():
+    x = np.random.default_rng(0).normal(size=(40_000, 8)).astype(np.float32)
+    streamed = RQKMeans((8, 4), RQKMeansConfig(max_points_per_code=0)).fit(x, np.random.default_rng(0))
+    in_memory = RQKMeans((8, 4), RQKMeansConfig(max_points_per_code=5000)).fit(x, np.random.default_rng(0))
+    for codebook, expected in zip(streamed.codebooks, in_memory.codebooks, strict=True):
+        np.testing.assert_allclose(codebook, expected, atol=1e-4)
+
+
+def test_it_learns_from_a_sample_where_there_are_many_vectors():
+    x = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+    sample = np.sort(np.random.default_rng(1).choice(500, size=80, replace=False))
+    rng = np.random.default_rng(1)
+    learned = RQKMeans((8,), RQKMeansConfig(max_points_per_code=10)).fit(x, rng)
+    rng_after_sample = np.random.default_rng(1)
+    rng_after_sample.choice(500, size=80, replace=False)
+    np.testing.assert_array_equal(learned.codebooks[0], kmeans(x[sample], 8, 5, rng_after_sample))
+
+
+def test_from_a_fitted_start_codes_keep_their_meaning():
     x = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
+    start = RQKMeans((8, 8)).fit(x, np.random.default_rng(0))
+    changed = np.concatenate([x[20:], np.random.default_rng(1).normal(size=(20, 6)).astype(np.float32)])
+    kept = RQKMeans((8, 8)).fit(changed, np.random.default_rng(2), start=start).encode(x) == start.encode(x)
+    anew = RQKMeans((8, 8)).fit(changed, np.random.default_rng(2)).encode(x) == start.encode(x)
+    assert kept[:, 0].mean() > 0.8
+    assert anew[:, 0].mean() < 0.5
 
-    def error(**settings):
-        quantizer = RQKMeans((20,), RQKMeansConfig(**settings)).fit(x, np.random.default_rng(1))
-        return reconstruction(quantizer.encode(x), x, quantizer)["mse"]
 
-    assert error(num_restarts=10) < error(num_restarts=1) < error(num_restarts=1, num_iterations=1)
+def test_a_start_that_does_not_fit_is_refused():
+    x = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
+    fitted = RQKMeans((4, 4)).fit(x, np.random.default_rng(0))
+    for quantizer, start, message in (
+        (RQKMeans((4, 3)), fitted, r"codebook sizes \(4, 4\): expected 'rqkmeans' with \(4, 3\)"),
+        (RQKMeans((4, 4)), RQKMeans((4, 4)), "no codebooks yet"),
+        (RQKMeans((4, 4)), RQKMeans((4, 4)).fit(x[:, :2], np.random.default_rng(0)), "width 2: .* 3 dimensions"),
+    ):
+        with pytest.raises(CatalogError, match=message):
+            quantizer.fit(x, np.random.default_rng(0), start=start)
 
 
 def test_given_codes_are_explained_by_the_means_of_their_items():
@@ -72,7 +158,7 @@ def test_impossible_settings_are_refused():
         RQKMeans(())
     with pytest.raises(ConfigError, match="at least one level of one code"):
         RQKMeans((4, 0))
-    with pytest.raises(ConfigError, match="num_iterations 0, num_restarts 5: expected at least 1 of each"):
-        RQKMeans((4,), RQKMeansConfig(num_iterations=0))
-    with pytest.raises(ConfigError, match="num_iterations 25, num_restarts 0"):
-        RQKMeans((4,), RQKMeansConfig(num_restarts=0))
+    with pytest.raises(ConfigError, match="num_iterations 0: expected at least 1"):
+        RQKMeansConfig(num_iterations=0)
+    with pytest.raises(ConfigError, match="num_refinements -1, max_points_per_code 256: expected 0 or more"):
+        RQKMeansConfig(num_refinements=-1)

@@ -1,5 +1,7 @@
 """Lexicographic order and runs of equal rows in a table of codes; knows nothing of items or codebooks."""
 
+import math
+
 import numpy as np
 from jaxtyping import Bool, Int
 
@@ -7,10 +9,28 @@ __all__ = ["lexicographic_order", "run_starts", "same_row_ids"]
 
 
 def lexicographic_order(codes: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N"]:
-    """Returns the rows in lexicographic order, first column first; equal rows keep their order."""
-    if codes.shape[1] == 0:
+    """Returns the rows in lexicographic order, first column first; equal rows keep their order.
+
+    Wherever that fits into 64 bits, each row becomes one integer, its codes the digits of a mixed radix above the
+    bits of its row number: plain integers sort several times faster, and the row numbers come out in order.
+    """
+    if codes.size == 0:
         return np.arange(len(codes))
-    return np.lexsort(codes.T[::-1])
+    lowest = codes.min(axis=0).tolist()
+    ranges = [highest - low + 1 for highest, low in zip(codes.max(axis=0).tolist(), lowest, strict=True)]
+    row_bits = len(codes).bit_length()
+    if math.prod(ranges) << row_bits > np.iinfo(np.int64).max:
+        return np.lexsort(codes.T[::-1])
+    keys = np.zeros(len(codes), dtype=np.int64)
+    for column, low, size in zip(codes.T, lowest, ranges, strict=True):
+        keys *= size
+        keys += column
+        keys -= low
+    keys <<= row_bits
+    keys |= np.arange(len(codes))
+    keys.sort()
+    keys &= (1 << row_bits) - 1
+    return keys
 
 
 def run_starts(sorted_codes: Int[np.ndarray, "N L"]) -> Bool[np.ndarray, "N"]:

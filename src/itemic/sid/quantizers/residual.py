@@ -10,10 +10,14 @@ from jaxtyping import Float, Int
 
 from itemic.core.config import config_from_mapping
 from itemic.core.errors import ArtifactError, CatalogError
-from itemic.sid.quantizers.protocol import Quantizer, check_codebook_sizes, complete_codes
+from itemic.sid.quantizers.kmeans import RowSource, half_costs
+from itemic.sid.quantizers.protocol import Quantizer, check_codebook_sizes, pieces
 from itemic.sid.quantizers.stored import read_quantizer, write_quantizer
 
-__all__ = ["ResidualQuantizer", "squared_distances"]
+__all__ = ["ResidualQuantizer", "check_start", "encode_residuals", "squared_distances"]
+
+_ROWS_IN_CACHE = 1 << 11
+"""Rows whose residuals and scores stay in a core's own cache from one level to the next."""
 
 
 class ResidualQuantizer(ABC):
@@ -62,7 +66,7 @@ class ResidualQuantizer(ABC):
 
     def encode(self, x: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N L"]:
         """Returns the nearest centroid of each level in turn (greedy, not the best sum)."""
-        return complete_codes(self, x, np.empty((len(x), 0), dtype=np.int64))
+        return encode_residuals(x, self._fitted())
 
     def decode(self, codes: Int[np.ndarray, "N l"]) -> Float[np.ndarray, "N D"]:
         """Returns the sum of the centroids of each row's codes; a prefix of a SID gives its coarser vector."""
@@ -96,6 +100,48 @@ class ResidualQuantizer(ABC):
         if not self._codebooks:
             raise CatalogError("the quantizer has no codebooks yet; call fit first")
         return self._codebooks
+
+
+def encode_residuals(
+    x: RowSource, codebooks: Sequence[Float[np.ndarray, "_ D"]], prices: Sequence[Float[np.ndarray, "_"]] | None = None
+) -> Int[np.ndarray, "N L"]:
+    """Returns c_l = argmin_k ‖r_l − e_k‖² + w_k for every level in turn; w, the prices, are 0 where none are given.
+
+    In pieces, each carried through all levels with its running residual: one matrix product and one subtraction a
+    level. As the argmax of r·e_k − (‖e_k‖² + w_k)/2: what all codes share is left out.
+    """
+    costs: Sequence[np.ndarray | None] = prices or [None] * len(codebooks)
+    offsets = [half_costs(codebook, price) for codebook, price in zip(codebooks, costs, strict=True)]
+    codes = np.empty((x.shape[0], len(codebooks)), dtype=np.int64)
+    for rows in pieces(x.shape[0], _ROWS_IN_CACHE):
+        residual = np.array(x[rows], dtype=np.float32)
+        for level, codebook in enumerate(codebooks):
+            scores = residual @ codebook.T
+            scores -= offsets[level]
+            codes[rows, level] = nearest = scores.argmax(axis=1)
+            if level + 1 < len(codebooks):
+                residual -= codebook[nearest]
+    return codes
+
+
+def check_start(quantizer: Quantizer, start: Quantizer, width: int) -> None:
+    """Raises unless ``start`` can be what ``quantizer`` begins from on vectors of ``width`` dimensions.
+
+    Raises:
+        CatalogError: if it is of another kind, has other codebook sizes or another width, or is not fitted.
+    """
+    if type(start) is not type(quantizer) or start.codebook_sizes != quantizer.codebook_sizes:
+        raise CatalogError(
+            f"cannot start from a quantizer of kind {start.kind!r} with codebook sizes {start.codebook_sizes}: "
+            f"expected {quantizer.kind!r} with {quantizer.codebook_sizes}; leave out start to learn anew"
+        )
+    found = start.codebooks[0].shape[1] if start.codebooks else None
+    if found != width:
+        raise CatalogError(
+            f"cannot start from a quantizer of width {found}: the vectors have {width} dimensions"
+            if start.codebooks
+            else "cannot start from a quantizer that has no codebooks yet; fit it first"
+        )
 
 
 def squared_distances(x: Float[np.ndarray, "N D"], centroids: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "N K"]:

@@ -5,16 +5,16 @@ Knows nothing of collisions: two vectors may well get the same codes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from itemic.core.errors import ConfigError
 from itemic.core.progress import track
-from itemic.sid.quantizers.kmeans import kmeans
-from itemic.sid.quantizers.protocol import Quantizer, check_vectors
-from itemic.sid.quantizers.residual import ResidualQuantizer, squared_distances
+from itemic.sid.quantizers.kmeans import RowSource, draw_rows, group_sums, kmeans
+from itemic.sid.quantizers.protocol import Quantizer, check_vectors, pieces
+from itemic.sid.quantizers.residual import ResidualQuantizer, check_start, encode_residuals
 
 __all__ = ["RQKMeans", "RQKMeansConfig"]
 
@@ -25,16 +25,23 @@ class RQKMeansConfig:
 
     kind: Literal["rqkmeans"] = "rqkmeans"
     """Names this quantizer in a recipe."""
-    num_iterations: int = 25
-    """k-means iterations a level. Default: faiss."""
-    num_restarts: int = 5
-    """k-means runs a level, of which the one with the least error is kept. Default: by measurement, with 1 some seeds
-    leave a level nearly unused."""
+    num_iterations: int = 5
+    """k-means iterations at each number of dimensions (4, 8, 16 ... all) of each level. Default: by measurement; 10
+    lower the error by about half a percent in twice the time."""
+    num_refinements: int = 0
+    """Rounds in which every level is fitted anew to what all the others leave, instead of only those before it. Two
+    lower the error on the items learned from by about 4 %; a catalogue with few items a code then codes new items
+    worse (about 2 % more error), so by default there are none."""
+    max_points_per_code: int = 256
+    """Vectors drawn to learn from, as a multiple of the largest codebook; 0 learns from all. Default: faiss."""
 
     def __post_init__(self) -> None:
-        if self.num_iterations < 1 or self.num_restarts < 1:
+        if self.num_iterations < 1:
+            raise ConfigError(f"num_iterations {self.num_iterations}: expected at least 1")
+        if self.num_refinements < 0 or self.max_points_per_code < 0:
             raise ConfigError(
-                f"num_iterations {self.num_iterations}, num_restarts {self.num_restarts}: expected at least 1 of each"
+                f"num_refinements {self.num_refinements}, max_points_per_code {self.max_points_per_code}: expected 0 "
+                "or more of each"
             )
 
 
@@ -49,20 +56,30 @@ class RQKMeans(ResidualQuantizer):
     ) -> "RQKMeans":
         """Returns itself, with one k-means after the other fitted on the residuals.
 
-        Like faiss, each k-means learns from at most 256 vectors a code, drawn with ``rng``; every vector is coded.
+        All levels learn from the same vectors: at most ``max_points_per_code`` times the largest codebook, drawn with
+        ``rng``, which are held in memory as float32; or, where that is 0, from all, read again and again in pieces.
+
+        Args:
+            x: What to learn from.
+            rng: Of the sample and of the random starts.
+            start: An RQKMeans of the same sizes; each level's k-means begins at its centroids.
 
         Raises:
             CatalogError: if there are fewer vectors than codes in a codebook, or ``start`` does not fit.
             DataError: if a vector is not finite.
         """
         check_vectors(x, self._sizes)
-        residual = np.array(x, dtype=np.float32)
-        codebooks = []
-        for size in track(self._sizes, "learning codebooks"):
-            seed = int(rng.integers(2**31))
-            centroids = kmeans(residual, size, self.config.num_iterations, self.config.num_restarts, seed=seed)
-            codebooks.append(centroids)
-            residual -= centroids[squared_distances(residual, centroids).argmin(axis=1)]
+        if start is not None:
+            check_start(self, start, x.shape[1])
+        points = self.config.max_points_per_code * max(self._sizes)
+        sample: RowSource = draw_rows(x, points, rng) if points else x
+        codebooks: list[np.ndarray] = []
+        for level, size in enumerate(track(self._sizes, "learning codebooks")):
+            begin = start.codebooks[level] if start is not None else None
+            residuals = _residuals(sample, codebooks, in_memory=points > 0)
+            codebooks.append(kmeans(residuals, size, self.config.num_iterations, rng, start=begin))
+        for _ in range(self.config.num_refinements):
+            _refine(sample, codebooks)
         self._codebooks = tuple(codebooks)
         return self
 
@@ -76,14 +93,64 @@ class RQKMeans(ResidualQuantizer):
         change at all. So SIDs made elsewhere can be decoded, measured and have their collisions resolved.
         """
         quantizer = cls(codebook_sizes)
-        residual = np.array(x, dtype=np.float32)
-        codebooks = []
+        codebooks: list[np.ndarray] = []
         for level, size in enumerate(quantizer._sizes):
-            sums = np.zeros((size, x.shape[1]), dtype=np.float32)
-            np.add.at(sums, codes[:, level], residual)
-            counts = np.bincount(codes[:, level], minlength=size)
-            centroids = sums / np.maximum(counts, 1)[:, None].astype(np.float32)
-            codebooks.append(centroids)
-            residual -= centroids[codes[:, level]]
+            nothing = np.zeros((size, x.shape[1]), dtype=np.float32)
+            codebooks.append(_mean_leftovers(x, codes, [*codebooks, nothing], level))
         quantizer._codebooks = tuple(codebooks)
         return quantizer
+
+
+def _residuals(x: RowSource, codebooks: Sequence[np.ndarray], *, in_memory: bool) -> RowSource:
+    """Returns what some levels leave of each vector: an array of all, or one that is computed when it is read."""
+    residuals = _Residuals(x, codebooks)
+    if not in_memory:
+        return residuals
+    array = np.empty(x.shape, dtype=np.float32)
+    for rows in pieces(len(array)):
+        array[rows] = residuals[rows]
+    return array
+
+
+class _Residuals:
+    """What some levels leave of each vector, computed when it is read; only the codes are kept."""
+
+    def __init__(self, x: RowSource, codebooks: Sequence[np.ndarray]) -> None:
+        self._x, self._codebooks = x, tuple(codebooks)
+        self._codes = encode_residuals(x, self._codebooks)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._x.shape
+
+    def __getitem__(self, rows: slice, /) -> Any:
+        residual = np.array(self._x[rows], dtype=np.float32)
+        for level, codebook in enumerate(self._codebooks):
+            residual -= codebook[self._codes[rows, level]]
+        return residual
+
+
+def _refine(x: RowSource, codebooks: list[np.ndarray]) -> None:
+    """Codes all vectors, then moves each level's centroids to the means of what the other levels leave, in place."""
+    codes = encode_residuals(x, codebooks)
+    for level in range(len(codebooks)):
+        codebooks[level] = _mean_leftovers(x, codes, codebooks, level)
+
+
+def _mean_leftovers(
+    x: RowSource, codes: Int[np.ndarray, "N L"], codebooks: Sequence[np.ndarray], level: int
+) -> Float[np.ndarray, "K D"]:
+    """Returns for each code of a level the mean of what the other levels' codes leave of its items.
+
+    A code that nobody carries keeps its centroid.
+    """
+    size = len(codebooks[level])
+    sums = np.zeros((size, x.shape[1]), dtype=np.float64)
+    for rows in pieces(x.shape[0]):
+        left = np.array(x[rows], dtype=np.float32)
+        for other, codebook in enumerate(codebooks):
+            if other != level:
+                left -= codebook[codes[rows, other]]
+        sums += group_sums(left, codes[rows, level], size)
+    counts = np.bincount(codes[:, level], minlength=size)[:, None]
+    return np.where(counts > 0, sums / np.maximum(counts, 1), codebooks[level]).astype(np.float32)
