@@ -10,9 +10,9 @@ import plotly.offline
 import pytest
 
 from itemic.core.files import read_json, write_json
+from itemic.core.page.page import write_json_script
 from itemic.core.run import Run
 from itemic.evaluate.report import ReportConfig, render_report
-from itemic.evaluate.report.page import write_json_script
 
 _VOID = {"br", "img", "input", "link", "meta", "rect", "circle"}
 

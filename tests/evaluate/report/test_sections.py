@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 
 from itemic.core.errors import ArtifactError
+from itemic.core.page.formats import write_percent
 from itemic.core.run import Run
 from itemic.evaluate.report.artifacts import RunArtifacts, TrainingLog, read_artifacts
 from itemic.evaluate.report.figures import Figure, palette
 from itemic.evaluate.report.focus import Standing, standing
-from itemic.evaluate.report.formats import write_percent
 from itemic.evaluate.report.sections.behaviour import describe_behaviour
 from itemic.evaluate.report.sections.codebooks import describe_codebooks, distinct_prefixes, same_first_code
 from itemic.evaluate.report.sections.data_card import describe_data, train_popularity

@@ -5,9 +5,9 @@ from rich.console import Console
 
 from itemic.core.errors import ConfigError
 from itemic.core.files import read_json
+from itemic.core.page.formats import write_metric
 from itemic.core.run import Run
 from itemic.evaluate.report import metrics_table
-from itemic.evaluate.report.formats import write_metric
 
 
 def _render(metrics: dict, width: int = 80, **options: int) -> tuple[str, str]:

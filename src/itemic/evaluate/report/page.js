@@ -1,30 +1,8 @@
-// Everything on the page that moves: theme, charts, switches, sorting, copying. Without it every table still reads.
+// What moves on the report beside its frame: charts, switches, sorting, copying. Without it every table still reads.
 "use strict";
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const root = document.documentElement;
-
-  // ---- Theme: automatic (the reader's system), light or dark.
-  const dark = document.getElementById("dark");
-  const media = {
-    automatic: "screen and (prefers-color-scheme: dark)",
-    light: "not all",
-    dark: "screen",
-  };
-  let theme = "automatic";
-
-  function setTheme(next) {
-    theme = next;
-    dark.media = media[theme];
-    document.getElementById("theme").textContent = `Theme: ${theme}`;
-    drawCharts();
-  }
-
-  document.getElementById("theme").addEventListener("click", () => {
-    const names = Object.keys(media);
-    setTheme(names[(names.indexOf(theme) + 1) % names.length]);
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawCharts());
 
   // ---- Charts: plotly travels compressed; figures name colours of the page, resolved for the theme in use.
   const charts = all(".chart").map((element) => ({
@@ -215,16 +193,7 @@
     setTimeout(() => { button.textContent = label; }, 1200);
   }
 
-  // ---- The link of the section being read.
-  const links = new Map(all("nav li a").map((link) => [link.hash.slice(1), link]));
-  const watcher = new IntersectionObserver((entries) => {
-    for (const { isIntersecting, target } of entries) {
-      if (!isIntersecting) continue;
-      for (const link of links.values()) link.removeAttribute("aria-current");
-      links.get(target.id)?.setAttribute("aria-current", "true");
-    }
-  }, { rootMargin: "-15% 0px -75% 0px" });
-  for (const section of all("section[id], header[id]")) watcher.observe(section);
+  document.addEventListener("themechange", () => drawCharts());
 
   loadPlotly().then(drawCharts).catch(() => {
     for (const { element } of charts) {

@@ -13,12 +13,13 @@ from typing import Any
 from itemic.core.config import config_to_mapping
 from itemic.core.errors import ConfigError
 from itemic.core.files import atomic_path, text_hash
+from itemic.core.page.page import write_json_script
 from itemic.core.run import Run, StageResult
 from itemic.core.seeds import derive_rng
 from itemic.evaluate.report.artifacts import STAGE_NAME, RunArtifacts, read_artifacts
 from itemic.evaluate.report.figures import palette
 from itemic.evaluate.report.focus import Standing, pick_cutoff, standing
-from itemic.evaluate.report.page import fill_template, write_json_script
+from itemic.evaluate.report.page import fill_template
 from itemic.evaluate.report.sections.behaviour import describe_behaviour
 from itemic.evaluate.report.sections.codebooks import describe_codebooks
 from itemic.evaluate.report.sections.data_card import describe_data

@@ -7,8 +7,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from itemic.core.page.formats import write_count, write_metric, write_number, write_percent
 from itemic.evaluate.report.focus import pick_cutoff, ranked_names
-from itemic.evaluate.report.formats import write_count, write_metric, write_number, write_percent
 
 __all__ = ["metrics_table"]
 

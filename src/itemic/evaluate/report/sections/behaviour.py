@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from itemic.core.errors import ArtifactError
+from itemic.core.page.formats import write_percent
 from itemic.evaluate.report.artifacts import RunArtifacts
 from itemic.evaluate.report.figures import (
     BucketSeries,
@@ -17,7 +18,6 @@ from itemic.evaluate.report.figures import (
     line_chart,
 )
 from itemic.evaluate.report.focus import Standing
-from itemic.evaluate.report.formats import write_percent
 from itemic.evaluate.report.hits import (
     metric_curve,
     overlap,

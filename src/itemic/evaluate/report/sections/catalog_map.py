@@ -8,8 +8,8 @@ import polars as pl
 from jaxtyping import Int
 
 from itemic.core.dataset import Dataset
+from itemic.core.page.formats import shorten, write_percent
 from itemic.evaluate.report.figures import Figure, View, tree_map
-from itemic.evaluate.report.formats import shorten, write_percent
 from itemic.evaluate.report.hits import hit_probability
 from itemic.language.spelling import Spelling
 from itemic.sid.catalog import Catalog

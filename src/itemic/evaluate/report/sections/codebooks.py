@@ -9,10 +9,10 @@ import polars as pl
 from jaxtyping import Int
 
 from itemic.core.dataset import Dataset
+from itemic.core.page.formats import write_count, write_number, write_percent
 from itemic.evaluate.report.artifacts import EmbeddingFile, RunArtifacts
 from itemic.evaluate.report.figures import Figure, Spec, Table, View, heat_strip
 from itemic.evaluate.report.focus import Standing
-from itemic.evaluate.report.formats import write_count, write_number, write_percent
 from itemic.evaluate.report.sections.catalog_map import map_figure, top_titles
 from itemic.evaluate.report.sections.data_card import train_popularity
 from itemic.evaluate.report.sections.parts import Fact, Missing

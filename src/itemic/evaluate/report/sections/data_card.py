@@ -13,9 +13,9 @@ import polars as pl
 from jaxtyping import Int
 
 from itemic.core.dataset import Dataset
+from itemic.core.page.formats import write_count, write_date, write_number, write_percent
 from itemic.evaluate.report.artifacts import RunArtifacts
 from itemic.evaluate.report.figures import Figure, Line, Spec, Style, Table, View, bar_chart, line_chart
-from itemic.evaluate.report.formats import write_count, write_date, write_number, write_percent
 from itemic.evaluate.report.sections.parts import Fact, Missing, flatten, log2_histogram, write_plain
 
 __all__ = ["DataSection", "describe_data", "train_popularity"]

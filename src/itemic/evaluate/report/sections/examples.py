@@ -11,9 +11,9 @@ from jaxtyping import Bool
 
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ArtifactError
+from itemic.core.page.formats import shorten, write_count, write_number, write_percent
 from itemic.evaluate.report.artifacts import RunArtifacts
 from itemic.evaluate.report.focus import Standing
-from itemic.evaluate.report.formats import shorten, write_count, write_number, write_percent
 from itemic.evaluate.report.hits import are_log_probabilities, hit_probability
 from itemic.evaluate.report.sections.parts import Missing
 from itemic.language.spelling import Spelling

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from jaxtyping import Float, Int
 
+from itemic.core.page.formats import shorten, write_count, write_percent
 from itemic.evaluate.breakdown import TARGET_POPULARITY_EDGES, bucket_names
 from itemic.evaluate.report.artifacts import RunArtifacts
 from itemic.evaluate.report.figures import BucketSeries, Figure, Style, Table, View, bucket_chart
 from itemic.evaluate.report.focus import Standing
-from itemic.evaluate.report.formats import shorten, write_count, write_percent
 from itemic.evaluate.report.hits import listed_items
 from itemic.evaluate.report.sections.data_card import train_popularity
 

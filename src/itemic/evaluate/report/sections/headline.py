@@ -8,9 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from itemic.evaluate.report.artifacts import RunArtifacts, TrainingLog
-from itemic.evaluate.report.focus import Standing, score
-from itemic.evaluate.report.formats import (
+from itemic.core.page.formats import (
     write_count,
     write_duration,
     write_interval,
@@ -19,6 +17,8 @@ from itemic.evaluate.report.formats import (
     write_percent,
     write_quantity,
 )
+from itemic.evaluate.report.artifacts import RunArtifacts, TrainingLog
+from itemic.evaluate.report.focus import Standing, score
 from itemic.evaluate.report.hits import are_log_probabilities, reliability
 from itemic.evaluate.report.sections.data_card import train_popularity
 from itemic.evaluate.report.sections.parts import Fact

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from itemic.core.page.formats import write_percent
 from itemic.evaluate.report.artifacts import RunArtifacts
 from itemic.evaluate.report.figures import Figure, Line, Style, Table, View, interval_bars, line_chart
 from itemic.evaluate.report.focus import Standing
-from itemic.evaluate.report.formats import write_percent
 from itemic.evaluate.report.hits import Reliability, are_log_probabilities, reliability, wilson_interval
 
 __all__ = ["honesty_figure", "judge"]

@@ -7,21 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from itemic.evaluate.report.formats import write_number
+from itemic.core.page.formats import write_number
+from itemic.core.page.page import Fact
 
 __all__ = ["Fact", "Missing", "flatten", "log2_histogram", "write_plain"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fact:
-    """One figure with its name: a tile on the page."""
-
-    label: str
-    """What it is."""
-    value: str
-    """The figure, written for a reader."""
-    note: str = ""
-    """An interval, a unit, a comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
+from itemic.core.page.formats import write_count, write_duration, write_quantity
 from itemic.evaluate.report.artifacts import ModelFiles, RunArtifacts
-from itemic.evaluate.report.formats import write_count, write_duration, write_quantity
 from itemic.evaluate.report.sections.parts import Fact, Missing, flatten
 
 __all__ = ["ProvenanceSection", "StageRow", "describe_provenance", "total_time_s"]

@@ -4,9 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from itemic.evaluate.report.artifacts import RunArtifacts
-from itemic.evaluate.report.focus import Standing
-from itemic.evaluate.report.formats import (
+from itemic.core.page.formats import (
     write_duration,
     write_interval,
     write_metric,
@@ -15,6 +13,8 @@ from itemic.evaluate.report.formats import (
     write_percent,
     write_signed,
 )
+from itemic.evaluate.report.artifacts import RunArtifacts
+from itemic.evaluate.report.focus import Standing
 from itemic.evaluate.report.sections.parts import Missing
 
 __all__ = [

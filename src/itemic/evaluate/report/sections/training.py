@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from itemic.core.page.formats import write_count, write_duration, write_number, write_quantity
 from itemic.evaluate.report.artifacts import RunArtifacts, TrainingLog
 from itemic.evaluate.report.figures import Figure, Line, Spec, Style, View, line_chart, palette
-from itemic.evaluate.report.formats import write_count, write_duration, write_number, write_quantity
 from itemic.evaluate.report.sections.parts import Fact, Missing
 
 __all__ = ["Choice", "TrainingSection", "best_valid", "describe_training", "thin", "with_speed"]

@@ -1,6 +1,6 @@
 import pytest
 
-from itemic.evaluate.report.formats import (
+from itemic.core.page.formats import (
     shorten,
     write_count,
     write_date,
