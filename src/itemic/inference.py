@@ -15,6 +15,7 @@ from itemic.decode.recommender import LanguageModelRecommender, top_probabilitie
 from itemic.language.prompts import PROMPT_VERSION, Renderer
 from itemic.model.sid_model import SidModel
 from itemic.sid.catalog import Catalog
+from itemic.sid.lineage import check_trained_on
 
 __all__ = ["RecommendedItem", "TrainedRun", "load_trained"]
 
@@ -84,6 +85,7 @@ def load_trained(
     normalize: Normalization = "legal",
     batch_size: int = 16,
     device: str = "auto",
+    allow_catalog_change: bool = False,
 ) -> TrainedRun:
     """Returns a run's dataset, catalog and model, ready to recommend.
 
@@ -93,10 +95,12 @@ def load_trained(
         normalize: What scores are normalised over.
         batch_size: Prompts decoded at once.
         device: Where to compute.
+        allow_catalog_change: Whether another catalog than the model was trained on will do. If it grew from that one,
+            items added since can be recommended, though the model never met them, and items retired since never are.
 
     Raises:
         ArtifactError: if an artefact is missing, or the model was trained with other prompts than these.
-        CatalogError: if the model was trained on another catalog.
+        CatalogError: if the model was trained on another catalog and that is not allowed, or cannot write its SIDs.
     """
     tune_allocator()
     run = Run(Path(folder))
@@ -109,6 +113,13 @@ def load_trained(
             f"{run.path('model')}: trained with prompts of version {model.prompt_version}, this itemic has "
             f"{PROMPT_VERSION}; train it again"
         )
+    check_trained_on(
+        catalog,
+        model.catalog_version,
+        model.spelling.codebook_sizes,
+        model.spelling.style,
+        allow_change=allow_catalog_change,
+    )
     renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
     max_history = _max_history(run)
     recommender = LanguageModelRecommender(
@@ -118,6 +129,7 @@ def load_trained(
         num_beams=num_beams,
         normalize=normalize,
         batch_size=batch_size,
+        allow_catalog_change=True,
     )
     return TrainedRun(dataset, catalog, renderer, recommender)
 

@@ -156,6 +156,6 @@ def _is_in(recipe: Recipe, name: str) -> bool:
     if name in ("align", "collaborative"):
         return getattr(recipe, name) is not None
     if name == "embed":
-        needs_vectors = recipe.tokenize.source == "embeddings" or recipe.tokenize.collisions == "unique"
+        needs_vectors = recipe.tokenize.source == "embeddings" or recipe.tokenize.collisions in ("unique", "sinkhorn")
         return needs_vectors or recipe.sft.new_rows == "codebook"
     return name in {field.name for field in dataclasses.fields(recipe)}

@@ -103,9 +103,11 @@ def test_removed_items_are_never_listed(make_catalog, fake_policy) -> None:
 def test_another_catalog_is_refused_unless_told(catalog, fake_policy) -> None:
     model = fake_policy(SIZES, catalog_version=catalog.version)
     smaller = catalog.remove([3])
-    with pytest.raises(CatalogError, match="strict=False"):
+    with pytest.raises(
+        CatalogError, match=r"1 retired\. Train a model on it, or use this one .* --allow-catalog-change"
+    ):
         LanguageModelRecommender(model, smaller, prompt)
-    lists = LanguageModelRecommender(model, smaller, prompt, strict=False).recommend([[0]], 12)
+    lists = LanguageModelRecommender(model, smaller, prompt, allow_catalog_change=True).recommend([[0]], 12)
     assert 3 not in lists.item_index
 
 

@@ -86,7 +86,7 @@ def test_half_precision_runs_and_scores_in_float32(model, codes, prompts) -> Non
 def test_recommends_real_items_from_the_renderers_prompt(model, codes, make_catalog) -> None:
     catalog = make_catalog(codes, SIZES, spelling="wrapped")
     renderer = Renderer(model.tokenizer, model.spelling, codes, "sid-only")
-    recommender = LanguageModelRecommender(model, catalog, renderer.next_item_prompt, strict=False)
+    recommender = LanguageModelRecommender(model, catalog, renderer.next_item_prompt, allow_catalog_change=True)
     histories = [[4, 5], [], [6]]
     lists = recommender.recommend(histories, 10, exclude=histories)
     assert (lists.item_index >= 0).all()

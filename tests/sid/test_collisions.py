@@ -154,7 +154,7 @@ def test_pieces_change_nothing(monkeypatch):
     x = vectors_of_kind("half identical", 58, 3, rng)
     codes = quantizer.encode(x)
     whole = resolve_unique(codes, x, quantizer)
-    monkeypatch.setattr(itemic.sid.collisions.unique, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(itemic.sid.collisions.unique, "_CELLS_AT_ONCE", 7)
     np.testing.assert_array_equal(resolve_unique(codes, x, quantizer), whole)
 
 

@@ -7,13 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from itemic.core.errors import CatalogError, DataError
+from itemic.core.errors import DataError
 from itemic.core.ranking import Histories, Recommendations, check_histories
 from itemic.decode.beam import BeamResult, Normalization, constrained_beam_search
 from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import CatalogPolicy
 from itemic.decode.trie import Trie
 from itemic.sid.catalog import Catalog
+from itemic.sid.lineage import check_trained_on
 
 __all__ = ["LanguageModelRecommender", "top_probabilities"]
 
@@ -35,7 +36,7 @@ class LanguageModelRecommender:
         normalize: Normalization = "legal",
         batch_size: int = 16,
         name: str = "itemic",
-        strict: bool = True,
+        allow_catalog_change: bool = False,
     ) -> None:
         """Builds the catalog's tree.
 
@@ -47,18 +48,21 @@ class LanguageModelRecommender:
             normalize: ``legal`` (the constrained policy) or ``full`` (the reference's scores).
             batch_size: Prompts decoded at once.
             name: Name in tables.
-            strict: Whether the catalog must be the very one that the model was trained on. False allows another, one
-                that grew or lost items since, say.
+            allow_catalog_change: Whether another catalog than the model was trained on will do, one that grew or lost
+                items since, say.
 
         Raises:
-            CatalogError: if the catalog has no active item or, where ``strict``, another version than the model's.
+            CatalogError: if the catalog has no active item, is another one than the model's and that is not allowed,
+                or has SIDs that the model cannot write.
         """
-        if strict and model.catalog_version != catalog.version:
-            raise CatalogError(
-                f"the model was trained on catalog {model.catalog_version[:12]!r}, this one is "
-                f"{catalog.version[:12]!r}: its codes would mean other items. Pass strict=False if every item that "
-                "the model knows kept its codes"
-            )
+        spelling = model.sid_tokens.spelling
+        check_trained_on(
+            catalog,
+            model.catalog_version,
+            spelling.codebook_sizes,
+            spelling.style,
+            allow_change=allow_catalog_change,
+        )
         self.name = name
         self._model = model
         self._prompt = prompt

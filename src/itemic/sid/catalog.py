@@ -6,7 +6,9 @@ the spelling is only kept beside them.
 
 import functools
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,9 +18,21 @@ from itemic.core.errors import ArtifactError, CatalogError
 from itemic.core.files import read_json, text_hash, write_json, write_parquet
 from itemic.sid.order import lexicographic_order, run_starts
 
-__all__ = ["Catalog"]
+__all__ = ["Ancestor", "Catalog"]
 
 _FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestor:
+    """A catalog that another one grew from, by items added and items removed."""
+
+    version: str
+    """Its version."""
+    num_items: int
+    """Its number of items, removed ones included."""
+    num_active: int
+    """Its number of items that could be recommended."""
 
 
 class Catalog:
@@ -26,7 +40,7 @@ class Catalog:
 
     A catalog never changes: ``append`` and ``remove`` return another one in which every earlier item keeps its row
     and its codes. A removed item keeps its SID for ever, so that old histories and logs stay readable, but is no
-    longer found by it. Equal catalogs have equal versions.
+    longer found by it. Equal catalogs have equal versions, whatever they grew from.
     """
 
     def __init__(
@@ -37,6 +51,8 @@ class Catalog:
         active: Bool[np.ndarray, "N"] | None = None,
         shares: bool = False,
         spelling: str = "plain",
+        parents: Sequence[Ancestor] = (),
+        refit_of: str | None = None,
     ) -> None:
         """Checks and keeps the table.
 
@@ -47,6 +63,8 @@ class Catalog:
             active: Whether an item can still be recommended; all of them by default.
             shares: Whether items may share a SID.
             spelling: How the SIDs are written as text, "plain" or "wrapped".
+            parents: The catalogs that this one grew from, newest first; no part of what the version says.
+            refit_of: Version of the catalog whose items the first of this line coded anew; no part of the version.
 
         Raises:
             CatalogError: as ``check_integrity``.
@@ -57,6 +75,8 @@ class Catalog:
         self.active = _frozen(np.ones(len(self.codes), dtype=bool) if active is None else np.array(active, dtype=bool))
         self.shares = shares
         self.spelling = spelling
+        self.parents = tuple(parents)
+        self.refit_of = refit_of
         self.check_integrity()
 
     def __len__(self) -> int:
@@ -77,6 +97,11 @@ class Catalog:
         return len(self.codes)
 
     @property
+    def num_active(self) -> int:
+        """Number of items that can be recommended."""
+        return int(self.active.sum())
+
+    @property
     def num_levels(self) -> int:
         """Number of codes L of every SID."""
         return len(self.codebook_sizes)
@@ -87,6 +112,14 @@ class Catalog:
         arrays = (self.codes.astype("<i8").tobytes().hex(), self.active.tobytes().hex())
         sizes = ",".join(map(str, self.codebook_sizes))
         return text_hash(str(_FORMAT), self.spelling, str(self.shares), sizes, *arrays, *self.item_ids)
+
+    def descends_from(self, version: str) -> bool:
+        """Returns whether it is that catalog or grew from it: every item of that one has its row and SID here."""
+        return self.version == version or self.ancestor(version) is not None
+
+    def ancestor(self, version: str) -> Ancestor | None:
+        """Returns the catalog of a version that this one grew from, None if it did not."""
+        return next((parent for parent in self.parents if parent.version == version), None)
 
     def sid(self, item_index: int) -> tuple[int, ...]:
         """Returns the SID of an item, removed ones included.
@@ -111,7 +144,9 @@ class Catalog:
             column = codes[first:last, level]
             low, high = np.searchsorted(column, code), np.searchsorted(column, code, side="right")
             first, last = first + int(low), first + int(high)
-        return [int(row) for row in order[first:last] if self.active[row]]
+        rows = order[first:last]
+        found: list[int] = rows[self.active[rows]].tolist()
+        return found
 
     def item(self, sid: Sequence[int]) -> int:
         """Returns the one active item that carries ``sid``.
@@ -189,10 +224,9 @@ class Catalog:
 
     def save(self, folder: Path) -> None:
         """Writes ``catalog.parquet`` and ``catalog.json`` into ``folder``, each atomically."""
-        table = pl.DataFrame(
-            {"item_id": self.item_ids, "codes": self.codes.tolist(), "active": self.active},
-            schema={"item_id": pl.String, "codes": pl.List(pl.Int64), "active": pl.Boolean},
-        )
+        codes = pl.Series("codes", self.codes, dtype=pl.Array(pl.Int64, self.num_levels))
+        item_ids = pl.Series("item_id", self.item_ids, dtype=pl.String)
+        table = pl.DataFrame([item_ids, codes.cast(pl.List(pl.Int64)), pl.Series("active", self.active)])
         rows = pl.int_range(len(self), dtype=pl.Int64, eager=True).alias("item_index")
         write_parquet(folder / "catalog.parquet", table.insert_column(0, rows))
         write_json(
@@ -200,12 +234,14 @@ class Catalog:
             {
                 "format": _FORMAT,
                 "num_items": len(self),
-                "num_active": int(self.active.sum()),
+                "num_active": self.num_active,
                 "num_levels": self.num_levels,
                 "codebook_sizes": list(self.codebook_sizes),
                 "shares": self.shares,
                 "spelling": self.spelling,
                 "version": self.version,
+                "parents": [asdict(parent) for parent in self.parents],
+                "refit_of": self.refit_of,
             },
         )
 
@@ -233,6 +269,8 @@ class Catalog:
             active=table["active"].to_numpy(),
             shares=info["shares"],
             spelling=info["spelling"],
+            parents=_read_parents(info, folder / "catalog.json"),
+            refit_of=info.get("refit_of"),
         )
         if catalog.version != info["version"]:
             raise ArtifactError(f"{path}: not the catalog that {folder / 'catalog.json'} describes (version differs)")
@@ -257,12 +295,18 @@ class Catalog:
             active=active,
             shares=self.shares,
             spelling=self.spelling,
+            parents=(
+                Ancestor(version=self.version, num_items=len(self), num_active=self.num_active),
+                *self.parents,
+            ),
+            refit_of=self.refit_of,
         )
 
     def _check_rows(self, item_indices: Sequence[int]) -> None:
-        for item_index in item_indices:
-            if not 0 <= item_index < len(self):
-                raise CatalogError(f"no item index {item_index}: the catalog has {len(self)} items")
+        rows = np.asarray(item_indices, dtype=np.int64)
+        outside = (rows < 0) | (rows >= len(self))
+        if outside.any():
+            raise CatalogError(f"no item index {rows[outside.argmax()]}: the catalog has {len(self)} items")
 
     def _check_codes_in_range(self) -> None:
         wrong = (self.codes < 0) | (self.codes >= np.array(self.codebook_sizes))
@@ -292,6 +336,14 @@ class Catalog:
                 f"have SID {tuple(self.codes[first].tolist())}; {len(repeats)} items repeat one. Resolve the "
                 'collisions (collisions="unique") or let items share (collisions="share")'
             )
+
+
+def _read_parents(info: dict[str, Any], path: Path) -> list[Ancestor]:
+    """Returns the line that a ``catalog.json`` states; files from before there was one state none."""
+    try:
+        return [Ancestor(**parent) for parent in info.get("parents", [])]
+    except TypeError as error:
+        raise ArtifactError(f"{path}: damaged entry parents: {error}") from None
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

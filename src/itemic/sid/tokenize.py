@@ -57,7 +57,9 @@ class TokenizeConfig:
     codebook_sizes: tuple[int, ...] = (256, 256, 256)
     """Codes a level, coarse first; no level may have more codes than there are items. Default: MiniOneRec, 3 x 256."""
     collisions: CollisionStrategy = "unique"
-    """Whether items on one SID are given SIDs of their own, or share it (metrics then use the expected rank)."""
+    """What becomes of items with the same codes: ``unique`` moves them to free SIDs of the same length, ``suffix`` adds
+    a level that numbers them (TIGER), ``sinkhorn`` codes them anew and may leave some (MiniOneRec), ``share`` lets them
+    share (metrics then use the expected rank)."""
     spelling: Literal["plain", "wrapped"] = "plain"
     """How SIDs are written as text: ``<a_1><b_2><c_3>`` (MiniOneRec) or OpenOneRec's wrapped form."""
     label_columns: tuple[str, ...] | None = None
@@ -140,7 +142,7 @@ def _read_transformed(
 
 
 def _needs_vectors(codes: Int[np.ndarray, "N L"], config: TokenizeConfig) -> bool:
-    return config.collisions == "unique" and collisions(codes)["rate"] > 0
+    return config.collisions in ("unique", "sinkhorn") and collisions(codes)["rate"] > 0
 
 
 def _read_vectors_for(

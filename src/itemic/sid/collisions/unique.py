@@ -9,20 +9,21 @@ prefix is ever given more items than it has room for, one pass over the levels a
 """
 
 import math
-from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from itemic.core.errors import CatalogError
 from itemic.core.progress import track
 from itemic.sid.order import lexicographic_order, run_starts
-from itemic.sid.quantizers.protocol import Quantizer, complete_codes
+from itemic.sid.quantizers.protocol import Quantizer, complete_codes, pieces
 
 __all__ = ["resolve_unique"]
 
-_ROWS_AT_ONCE = 1 << 16
+_CELLS_AT_ONCE = 1 << 24
 
 
 def resolve_unique(
@@ -57,60 +58,141 @@ def resolve_unique(
             f"{math.prod(sizes)}; make a codebook larger or add a level"
         )
     codes = codes.copy()
-    last = len(sizes) - 1
-    for level in range(len(sizes)):
-        crowded = _crowded_prefixes(codes, taken, sizes, level)
-        for rows, room in track(crowded, "resolving collisions"):
-            prefix = codes[rows, :level]
-            current = codes[rows, level]
-            if level == last:
-                codes[rows, level] = _one_item_a_code(quantizer.distances(x[rows], prefix), current, room)
-                continue
+    for level in range(len(sizes) - 1):
+        crowds = _find_crowds(codes, taken, sizes, level)
+        for number in track(range(crowds.count), "making room"):
+            rows, room = crowds.only(number), crowds.room(number)
+            prefix, current = codes[rows, :level], codes[rows, level]
             chosen = _spill(quantizer, x[rows], prefix, current, room)
             moved = chosen != current
             new_prefix = np.column_stack([prefix[moved], chosen[moved]])
             codes[rows[moved]] = complete_codes(quantizer, x[rows[moved]], new_prefix)
+    crowds = _find_crowds(codes, taken, sizes, len(sizes) - 1)
+    for first, last in track(crowds.batches(_CELLS_AT_ONCE), "resolving collisions"):
+        rows, group = crowds.some(first, last)
+        distance = quantizer.distances(x[rows], codes[rows, :-1])
+        codes[rows, -1] = _deal_last_codes(distance, codes[rows, -1], group, crowds.free(first, last))
     return codes
 
 
-def _crowded_prefixes(
-    codes: Int[np.ndarray, "N L"], taken: Int[np.ndarray, "M L"], sizes: tuple[int, ...], level: int
-) -> Iterator[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "K"]]]:
-    """Yields the rows under each prefix of ``level`` codes in which some next code has more items than room.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Crowds:
+    """The items under every prefix in which some next code has more items than room, prefix by prefix."""
 
-    With them comes the room of every next code: the number of SIDs below it that are not taken.
-    """
+    rows: Int[np.ndarray, "n"]
+    """Rows of the codes, ascending under each prefix."""
+    row_starts: Int[np.ndarray, "_"]
+    """Where each prefix begins in ``rows``, and their end."""
+    held: Int[np.ndarray, "m"]
+    """Next code of every SID that is taken, prefix by prefix."""
+    held_starts: Int[np.ndarray, "_"]
+    """Where each prefix begins in ``held``, and its end."""
+    num_codes: int
+    """Number of next codes K."""
+    capacity: int
+    """SIDs below each next code."""
+
+    @property
+    def count(self) -> int:
+        """Number of prefixes."""
+        return len(self.row_starts) - 1
+
+    def only(self, number: int) -> Int[np.ndarray, "n"]:
+        """Returns the rows under one prefix."""
+        return self.rows[self.row_starts[number] : self.row_starts[number + 1]]
+
+    def room(self, number: int) -> Int[np.ndarray, "K"]:
+        """Returns the number of SIDs below each next code of a prefix that are not taken."""
+        held = self.held[self.held_starts[number] : self.held_starts[number + 1]]
+        room: np.ndarray = self.capacity - np.bincount(held, minlength=self.num_codes)
+        return room
+
+    def some(self, first: int, last: int) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+        """Returns the rows under prefixes ``first`` to ``last`` - 1, and which of these each belongs to, from 0."""
+        starts = self.row_starts[first : last + 1]
+        return self.rows[starts[0] : starts[-1]], np.repeat(np.arange(last - first), np.diff(starts))
+
+    def free(self, first: int, last: int) -> Bool[np.ndarray, "G K"]:
+        """Returns which last codes of some prefixes are not taken."""
+        starts = self.held_starts[first : last + 1]
+        free = np.ones((last - first, self.num_codes), dtype=bool)
+        free[np.repeat(np.arange(last - first), np.diff(starts)), self.held[starts[0] : starts[-1]]] = False
+        return free
+
+    def batches(self, num_cells: int) -> list[tuple[int, int]]:
+        """Returns ranges of prefixes with about ``num_cells`` distances each."""
+        num_rows = max(1, num_cells // self.num_codes)
+        batch = self.row_starts[:-1] // num_rows
+        firsts = np.flatnonzero(run_starts(batch[:, None]))
+        return list(pairwise([*firsts.tolist(), self.count]))
+
+
+def _find_crowds(
+    codes: Int[np.ndarray, "N L"], taken: Int[np.ndarray, "M L"], sizes: tuple[int, ...], level: int
+) -> _Crowds:
+    """Returns the items under each prefix of ``level`` codes in which some next code has more items than room."""
     everything = np.concatenate([taken, codes])[:, : level + 1]
     order = lexicographic_order(everything)
     in_order = everything[order]
     capacity = math.prod(sizes[level + 1 :])
     code_starts = np.flatnonzero(run_starts(in_order))
     crowded = np.diff(np.append(code_starts, len(order))) > capacity
-    prefix_starts = np.flatnonzero(run_starts(in_order[:, :level]))
-    prefix_of_code = np.searchsorted(prefix_starts, code_starts, side="right") - 1
-    prefix_ends = np.append(prefix_starts[1:], len(order))
-    for prefix in np.unique(prefix_of_code[crowded]):
-        members = order[prefix_starts[prefix] : prefix_ends[prefix]]
-        held = everything[members[members < len(taken)], level]
-        rows = members[members >= len(taken)] - len(taken)
-        yield np.sort(rows), capacity - np.bincount(held, minlength=sizes[level])
+    prefix = np.cumsum(run_starts(in_order[:, :level])) - 1
+    is_crowded = np.zeros(prefix[-1] + 1, dtype=bool)
+    is_crowded[prefix[code_starts[crowded]]] = True
+    inside = is_crowded[prefix]
+    number = (np.cumsum(is_crowded) - 1)[prefix[inside]]
+    members = order[inside]
+    is_taken = members < len(taken)
+    rows, row_number = members[~is_taken] - len(taken), number[~is_taken]
+    bounds = np.arange(is_crowded.sum() + 1)
+    return _Crowds(
+        rows=rows[np.lexsort((rows, row_number))],
+        row_starts=np.searchsorted(row_number, bounds),
+        held=taken[members[is_taken], level],
+        held_starts=np.searchsorted(number[is_taken], bounds),
+        num_codes=sizes[level],
+        capacity=capacity,
+    )
 
 
-def _one_item_a_code(
-    distance: Float[np.ndarray, "n K"], current: Int[np.ndarray, "n"], room: Int[np.ndarray, "K"]
+def _deal_last_codes(
+    distance: Float[np.ndarray, "n K"],
+    current: Int[np.ndarray, "n"],
+    group: Int[np.ndarray, "n"],
+    free: Bool[np.ndarray, "G K"],
 ) -> Int[np.ndarray, "n"]:
-    """Returns a different code with room for each item: the nearest item keeps its code, the rest are assigned."""
+    """Returns a last code for each item, different under each prefix (group): the nearest keeps it, others move."""
     own = distance[np.arange(len(current)), current]
-    nearest_first = np.lexsort((own, current))
+    nearest_first = np.lexsort((own, current, group))
     keeps = np.zeros(len(current), dtype=bool)
-    keeps[nearest_first] = run_starts(current[nearest_first][:, None])
-    keeps &= room[current] > 0
-    free = room > 0
-    free[current[keeps]] = False
-    losers, free_codes = np.flatnonzero(~keeps), np.flatnonzero(free)
-    _, column = linear_sum_assignment(distance[np.ix_(losers, free_codes)])
+    keeps[nearest_first] = run_starts(np.column_stack([group, current])[nearest_first])
+    keeps &= free[group, current]
+    free = free.copy()
+    free[group[keeps], current[keeps]] = False
+    losers = np.flatnonzero(~keeps)
     chosen = current.copy()
-    chosen[losers] = free_codes[column]
+    chosen[losers] = _least_sum(distance[losers], group[losers], free)
+    return chosen
+
+
+def _least_sum(
+    distance: Float[np.ndarray, "n K"], group: Int[np.ndarray, "n"], free: Bool[np.ndarray, "G K"]
+) -> Int[np.ndarray, "n"]:
+    """Returns a free code for each item, different within a group, with the least sum of distances in each group.
+
+    If no two items of a group are nearest to the same free code, the nearest codes are that. Only the other groups
+    are assignment problems.
+    """
+    chosen: np.ndarray = np.where(free[group], distance, np.inf).argmin(axis=1)
+    starts = np.flatnonzero(run_starts(group[:, None]))
+    wanted = np.unique(group * free.shape[1] + chosen) // free.shape[1]
+    sizes = np.diff(np.append(starts, len(group)))
+    contested = sizes > np.bincount(wanted, minlength=len(free))[group[starts]]
+    for start, size in zip(starts[contested].tolist(), sizes[contested].tolist(), strict=True):
+        codes = np.flatnonzero(free[group[start]])
+        _, column = linear_sum_assignment(distance[start : start + size, codes])
+        chosen[start : start + size] = codes[column]
     return chosen
 
 
@@ -155,8 +237,7 @@ def _nearest_with_space(
     In pieces: at the first level all items may be asked about, whose distances to all codes are too much at once.
     """
     target, loss = np.empty(len(x), dtype=np.int64), np.empty(len(x), dtype=np.float64)
-    for first in range(0, len(x), _ROWS_AT_ONCE):
-        piece = slice(first, first + _ROWS_AT_ONCE)
+    for piece in pieces(len(x), max(1, _CELLS_AT_ONCE // len(space))):
         distance = quantizer.distances(x[piece], prefix[piece])
         reachable = np.where(space > 0, distance, np.inf)
         target[piece] = reachable.argmin(axis=1)
