@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from itemic.core.errors import ArtifactError, ConfigError, DataError
-from itemic.sid.quantizers.leftover import check_start, first_levels, sample_leftover
+from itemic.sid.quantizers.leftover import first_levels, sample_leftover
 from itemic.sid.quantizers.protocol import Quantizer, pieces
-from itemic.sid.quantizers.residual import ResidualQuantizer
+from itemic.sid.quantizers.residual import ResidualQuantizer, check_start, encode_residuals
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
 from itemic.sid.quantizers.stored import read_quantizer, write_quantizer
 
@@ -102,9 +102,11 @@ class RQKMeansFSQ(ResidualQuantizer):
                 f"vectors are {x.shape[1]} wide: expected at least the {len(self.config.grid)} axes of grid"
             )
         num_residual, kmeans = len(self._sizes) - 1, self.config.kmeans
+        first = None
         if start is not None:
-            start = check_start(start, RQKMeansFSQ, self._sizes, x.shape[1])
-        first = start and first_levels(start, num_residual, kmeans)
+            check_start(self, start, x.shape[1])
+            assert isinstance(start, RQKMeansFSQ)
+            first = first_levels(start, num_residual, kmeans)
         levels = RQKMeans(self._sizes[:-1], kmeans).fit(x, rng, start=first)
         if start is not None:
             self.axes, self.grid, points = start.axes, start.grid, start.codebooks[-1]
@@ -132,13 +134,12 @@ class RQKMeansFSQ(ResidualQuantizer):
 
     def encode(self, x: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N L"]:
         """Returns the nearest centroid of each residual level in turn, then the nearest grid point."""
-        self._fitted()
-        levels = first_levels(self, len(self._sizes) - 1, self.config.kmeans)
+        *residual_levels, _ = self._fitted()
         codes = np.empty((len(x), len(self._sizes)), dtype=np.int64)
         for rows in pieces(len(x)):
             part = np.asarray(x[rows], dtype=np.float32)
-            codes[rows, :-1] = levels.encode(part)
-            leftover = part - levels.decode(codes[rows, :-1])
+            codes[rows, :-1] = encode_residuals(part, residual_levels)
+            leftover = part - self.decode(codes[rows, :-1])
             codes[rows, -1] = _nearest_point(leftover @ self.axes, self.grid)
         return codes
 

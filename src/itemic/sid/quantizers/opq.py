@@ -1,7 +1,7 @@
 """Optimised product quantization (OPQ): a rotation, and a codebook for each of the subspaces it makes.
 
 Knows nothing of residuals or levels. faiss has OPQ too, but only with codebooks of one size, a power of two, in
-subspaces of one width; codebooks here may differ, so only the k-means is faiss's.
+subspaces of one width; codebooks here may differ.
 
 Source: Ge, He, Ke and Sun, "Optimized Product Quantization" (TPAMI 2014): section 3.1 without assumption on the data,
 begun at section 3.2's solution for a Gaussian.
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from itemic.sid.quantizers.residual import squared_distances
-from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
+from itemic.sid.quantizers.kmeans import group_sums, kmeans
+from itemic.sid.quantizers.residual import encode_residuals
 
 __all__ = ["ProductCodebooks", "balanced_rotation", "fit_opq", "refit_opq", "subspaces"]
 
@@ -39,7 +39,7 @@ def subspaces(width: int, num_subspaces: int) -> list[slice]:
 def fit_opq(
     x: Float[np.ndarray, "N D"],
     codebook_sizes: Sequence[int],
-    kmeans: RQKMeansConfig,
+    num_iterations: int,
     num_rotations: int,
     rng: np.random.Generator,
 ) -> ProductCodebooks:
@@ -52,7 +52,7 @@ def fit_opq(
     Args:
         x: What to learn from, all of it in memory.
         codebook_sizes: Number of codes of each subspace.
-        kmeans: Settings of the k-means that the codebooks begin at.
+        num_iterations: Of the k-means that the codebooks begin at.
         num_rotations: How often the rotation is improved.
         rng: Of the k-means.
     """
@@ -60,7 +60,7 @@ def fit_opq(
     rotation = balanced_rotation(x, [block.stop - block.start for block in blocks])
     y = x @ rotation
     codebooks = [
-        np.array(RQKMeans((size,), kmeans).fit(np.ascontiguousarray(y[:, block]), rng).codebooks[0])
+        kmeans(np.ascontiguousarray(y[:, block]), size, num_iterations, rng)
         for size, block in zip(codebook_sizes, blocks, strict=True)
     ]
     for _ in range(num_rotations):
@@ -72,13 +72,15 @@ def fit_opq(
     return ProductCodebooks(rotation=rotation, codebooks=tuple(codebooks))
 
 
-def refit_opq(x: Float[np.ndarray, "N D"], start: ProductCodebooks, num_iterations: int) -> ProductCodebooks:
+def refit_opq(
+    x: Float[np.ndarray, "N D"], start: ProductCodebooks, num_iterations: int, rng: np.random.Generator
+) -> ProductCodebooks:
     """Returns the codebooks after more k-means on ``x`` in the same subspaces, so that codes keep their meaning."""
-    blocks = subspaces(x.shape[1], len(start.codebooks))
-    codebooks = [codebook.copy() for codebook in start.codebooks]
     y = x @ start.rotation
-    for _ in range(num_iterations):
-        _improve(y, codebooks, blocks)
+    codebooks = [
+        kmeans(np.ascontiguousarray(y[:, block]), len(codebook), num_iterations, rng, start=codebook)
+        for codebook, block in zip(start.codebooks, subspaces(x.shape[1], len(start.codebooks)), strict=True)
+    ]
     return ProductCodebooks(rotation=start.rotation, codebooks=tuple(codebooks))
 
 
@@ -108,18 +110,11 @@ def _improve(
     """Returns what ``y`` decodes to after one step of k-means in every subspace, which replaces ``codebooks``."""
     decoded = np.empty_like(y)
     for number, block in enumerate(blocks):
-        codes = squared_distances(y[:, block], codebooks[number]).argmin(axis=1)
-        codebooks[number] = _means(y[:, block], codes, codebooks[number])
+        part, codebook = np.ascontiguousarray(y[:, block]), codebooks[number]
+        codes = encode_residuals(part, [codebook])[:, 0]
+        counts = np.bincount(codes, minlength=len(codebook))[:, None]
+        means = group_sums(part, codes, len(codebook)) / np.maximum(counts, 1).astype(np.float32)
+        # A code without any vector keeps its centroid.
+        codebooks[number] = np.where(counts > 0, means, codebook)
         decoded[:, block] = codebooks[number][codes]
     return decoded
-
-
-def _means(
-    y: Float[np.ndarray, "N W"], codes: Int[np.ndarray, "N"], codebook: Float[np.ndarray, "K W"]
-) -> Float[np.ndarray, "K W"]:
-    """Returns the mean of the vectors on each code; a code without any keeps its centroid."""
-    sums = np.zeros_like(codebook)
-    np.add.at(sums, codes, y)
-    counts = np.bincount(codes, minlength=len(codebook))[:, None]
-    means: np.ndarray = np.where(counts > 0, sums / np.maximum(counts, 1).astype(np.float32), codebook)
-    return means

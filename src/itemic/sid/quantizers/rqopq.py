@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from itemic.core.errors import ArtifactError, CatalogError, ConfigError, DataError
-from itemic.sid.quantizers.leftover import check_start, first_levels, sample_leftover
+from itemic.sid.quantizers.leftover import first_levels, sample_leftover
 from itemic.sid.quantizers.opq import ProductCodebooks, fit_opq, refit_opq, subspaces
 from itemic.sid.quantizers.protocol import Quantizer, check_vectors
-from itemic.sid.quantizers.residual import ResidualQuantizer
+from itemic.sid.quantizers.residual import ResidualQuantizer, check_start
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
 from itemic.sid.quantizers.stored import read_quantizer, write_quantizer
 
@@ -33,8 +33,9 @@ class RQOPQConfig:
     """Names this quantizer in a recipe."""
     num_opq_levels: int = 2
     """How many of the last codes are product codes; the levels before them are residual. Default: OneSearch."""
-    num_rotations: int = 10
-    """How often the rotation is improved, each time with one more step of k-means. Default: by measurement."""
+    num_rotations: int = 5
+    """How often the rotation is improved, each time with one more step of k-means. Default: by measurement, 60 lower
+    the error by less than a thousandth more."""
     kmeans: RQKMeansConfig = field(default_factory=RQKMeansConfig)
     """How every k-means is run, that of the residual levels and that of the subspaces."""
 
@@ -97,25 +98,29 @@ class RQOPQ(ResidualQuantizer):
         num_opq_levels = self.config.num_opq_levels
         if x.shape[1] < num_opq_levels:
             raise DataError(f"vectors are {x.shape[1]} wide: expected at least num_opq_levels {num_opq_levels}")
+        first = None if start is None else self._first_levels_of(start, x.shape[1])
         num_residual, kmeans = self.num_residual_levels, self.config.kmeans
-        if start is not None:
-            start = check_start(start, RQOPQ, self._sizes, x.shape[1])
-            if start.num_residual_levels != num_residual:
-                raise CatalogError(
-                    f"cannot start from a quantizer with {start.config.num_opq_levels} product levels: expected "
-                    f"{num_opq_levels}; set num_opq_levels to that, or fit without start"
-                )
-        first = start and first_levels(start, num_residual, kmeans)
         levels = RQKMeans(self._sizes[:num_residual], kmeans).fit(x, rng, start=first)
         sizes = self._sizes[num_residual:]
         leftover = sample_leftover(x, levels, _VECTORS_A_CODE * max(sizes), rng)
-        if start is not None:
-            product = refit_opq(leftover, start.product_codebooks(), kmeans.num_iterations)
+        if isinstance(start, RQOPQ):
+            product = refit_opq(leftover, start.product_codebooks(), kmeans.num_iterations, rng)
         else:
-            product = fit_opq(leftover, sizes, kmeans, self.config.num_rotations, rng)
+            product = fit_opq(leftover, sizes, kmeans.num_iterations, self.config.num_rotations, rng)
         self.rotation = product.rotation
         self._codebooks = (*levels.codebooks, *_rotate_back(product))
         return self
+
+    def _first_levels_of(self, start: Quantizer, width: int) -> RQKMeans:
+        """Returns the residual levels of a quantizer that this one can begin at."""
+        check_start(self, start, width)
+        assert isinstance(start, RQOPQ)
+        if start.num_residual_levels != self.num_residual_levels:
+            raise CatalogError(
+                f"cannot start from a quantizer with {start.config.num_opq_levels} product levels: expected "
+                f"{self.config.num_opq_levels}; set num_opq_levels to that, or leave out start to learn anew"
+            )
+        return first_levels(start, self.num_residual_levels, self.config.kmeans)
 
     def product_codebooks(self) -> ProductCodebooks:
         """Returns the rotation and the product codes' centroids in the coordinates of their subspaces."""
