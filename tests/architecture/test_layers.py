@@ -25,7 +25,8 @@ BELOW["train"] = BELOW["baselines"] | {"baselines"}
 BELOW["recipe"] = BELOW["train"] | {"train"}
 BELOW["inference"] = BELOW["recipe"]
 BELOW["pipeline"] = BELOW["recipe"] | {"recipe", "inference"}
-BELOW["cli"] = BELOW["pipeline"] | {"pipeline"}
+BELOW["upkeep"] = BELOW["recipe"]
+BELOW["cli"] = BELOW["pipeline"] | {"pipeline", "upkeep"}
 BELOW["__init__"] = {"core", "inference", "pipeline", "recipe"}
 
 ADAPTERS = {

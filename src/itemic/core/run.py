@@ -17,7 +17,7 @@ import torch
 from itemic.core.errors import ArtifactError
 from itemic.core.files import path_hash, read_json, text_hash, write_json
 
-__all__ = ["Run", "StageResult"]
+__all__ = ["Run", "StageResult", "stage_fingerprint"]
 
 log = logging.getLogger("itemic")
 
@@ -106,7 +106,7 @@ class Run:
             force: Runs even where nothing changed.
         """
         input_hashes = {key: path_hash(path) for key, path in sorted(inputs.items())}
-        fingerprint = text_hash(_canonical(config), _canonical(input_hashes), str(seed), *sorted(outputs))
+        fingerprint = stage_fingerprint(config, input_hashes, seed, outputs)
         entry = self.manifest()["stages"].get(name)
         if entry and not force and entry["fingerprint"] == fingerprint and self._outputs_unchanged(entry):
             log.info("%s: unchanged, skipped", name)
@@ -143,6 +143,13 @@ class Run:
         manifest = self.manifest()
         manifest["stages"][name] = entry
         write_json(self.manifest_path, manifest)
+
+
+def stage_fingerprint(
+    config: Mapping[str, Any], input_hashes: Mapping[str, str], seed: int, outputs: Sequence[str]
+) -> str:
+    """Returns the hash of all that decides a stage's result: a stage whose manifest entry has it is up to date."""
+    return text_hash(_canonical(config), _canonical(input_hashes), str(seed), *sorted(outputs))
 
 
 def _canonical(value: Any) -> str:

@@ -32,7 +32,7 @@ from itemic.embed.models import model_folder, sentence_pooling
 from itemic.embed.sentence_transformer import SentenceTransformerEncoder
 from itemic.embed.texts import item_texts
 
-__all__ = ["EmbedConfig", "embed", "embed_texts", "encode_cached", "load_embeddings"]
+__all__ = ["EmbedConfig", "embed", "embed_texts", "encode_cached", "extend_embeddings", "load_embeddings"]
 
 _BATCHES_A_FILE = 8
 
@@ -130,6 +130,34 @@ def _encode(items: pl.DataFrame, config: EmbedConfig) -> tuple[np.ndarray, dict[
         "text_hash": text_hash(*texts),
     }
     return embed_texts(texts, config), metadata, {"num_distinct_texts": len(set(texts))}
+
+
+def extend_embeddings(old: Path, new: Path, items: pl.DataFrame, config: EmbedConfig) -> Float32[np.ndarray, "N D"]:
+    """Returns the vectors of a catalogue that has grown, after writing them; only the new items are encoded.
+
+    Args:
+        old: ``embeddings.safetensors`` of the first items.
+        new: Where to write those of all items; what it says of itself is what ``embed`` would say.
+        items: All items, the new ones last.
+        config: What made the old ones.
+
+    Raises:
+        ArtifactError: if the old file is missing or damaged, or its vectors are of another width than the new ones.
+        DataError: if a new item has no text, or no vector in a file of vectors.
+    """
+    known = load_embeddings(old)
+    fresh, metadata, _ = (_adopt if config.vectors else _encode)(items[len(known) :], config)
+    if fresh.shape[1] != known.shape[1]:
+        raise ArtifactError(
+            f"{old}: vectors {known.shape[1]} wide, those of the new items are {fresh.shape[1]} wide: another encoder "
+            "made them"
+        )
+    if "text_hash" in metadata:
+        metadata["text_hash"] = text_hash(*item_texts(items, config.fields))
+    metadata["item_hash"] = text_hash(*items["item_id"])
+    vectors = np.concatenate([known, fresh])
+    write_arrays(new, {"embeddings": vectors}, metadata)
+    return vectors
 
 
 def _adopt(items: pl.DataFrame, config: EmbedConfig) -> tuple[np.ndarray, dict[str, str], dict[str, Any]]:

@@ -36,7 +36,7 @@ from itemic.sid.vectors import (
     require_collaborative,
 )
 
-__all__ = ["TokenizeConfig", "tokenize"]
+__all__ = ["TokenizeConfig", "summarize", "tokenize", "write_catalog"]
 
 log = logging.getLogger("itemic")
 
@@ -115,8 +115,8 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
         )
         rng = derive_rng(seed, "tokenize", "quality")
         figures = quality(codes, catalog.codes, catalog.codebook_sizes, x, quantizer, labels=labels, rng=rng)
-        _write(run.path("catalog"), catalog, codes, quantizer, transform, figures)
-        return _summary(catalog, figures)
+        write_catalog(run.path("catalog"), catalog, codes, quantizer, transform, figures)
+        return summarize(catalog, figures)
 
     return run.stage(
         "tokenize",
@@ -186,7 +186,7 @@ def _read_given(path: Path, num_items: int, codebook_sizes: tuple[int, ...]) -> 
     return codes
 
 
-def _write(
+def write_catalog(
     folder: Path,
     catalog: Catalog,
     codes_before: Int[np.ndarray, "N L"],
@@ -194,6 +194,16 @@ def _write(
     transform: VectorTransform,
     figures: dict[str, Any],
 ) -> None:
+    """Writes ``catalog/``, atomically, with everything that goes with the table.
+
+    Args:
+        folder: ``catalog/`` of a run.
+        catalog: The table.
+        codes_before: As the quantizer gave them.
+        quantizer: What made them; None for SIDs made elsewhere without vectors.
+        transform: What makes the vectors that it codes.
+        figures: For ``quality.json``.
+    """
     with atomic_folder(folder) as temporary:
         catalog.save(temporary)
         write_json(temporary / "quality.json", figures)
@@ -204,7 +214,8 @@ def _write(
             transform.save(temporary / "vectors.safetensors")
 
 
-def _summary(catalog: Catalog, figures: dict[str, Any]) -> dict[str, Any]:
+def summarize(catalog: Catalog, figures: dict[str, Any]) -> dict[str, Any]:
+    """Returns the figures of the stage: those that a line can show."""
     errors = figures["reconstruction"]
     return {
         "num_items": len(catalog),
