@@ -6,7 +6,16 @@ import pytest
 from itemic.core.errors import ArtifactError, CatalogError, DataError
 from itemic.core.files import write_arrays
 from itemic.sid import QUANTIZERS, Quantizer, RQKMeans, RQKMeansConfig, load_quantizer, resolve_unique
-from itemic.sid.quantizers import RQOPQ, RQKMeansFSQ, RQKMeansFSQConfig, RQOPQConfig
+from itemic.sid.quantizers import (
+    RQOPQ,
+    RQVAE,
+    RQKMeansFSQ,
+    RQKMeansFSQConfig,
+    RQKMeansPlus,
+    RQKMeansPlusConfig,
+    RQOPQConfig,
+    RQVAEConfig,
+)
 
 SIZES = (8, 4, 6)
 
@@ -16,6 +25,8 @@ def make_quantizer(kind):
     return {
         "rqkmeans": lambda: RQKMeans(SIZES, kmeans),
         "rqkmeans-fsq": lambda: RQKMeansFSQ(SIZES, RQKMeansFSQConfig(grid=(3, 2), kmeans=kmeans)),
+        "rqkmeans-plus": lambda: RQKMeansPlus(SIZES, RQKMeansPlusConfig(base=kmeans, hidden_sizes=(8,), epochs=3)),
+        "rqvae": lambda: RQVAE(SIZES, RQVAEConfig(hidden_sizes=(16,), latent_size=4, epochs=20, batch_size=16)),
         "rqopq": lambda: RQOPQ(SIZES, RQOPQConfig(kmeans=kmeans)),
     }[kind]()
 

@@ -7,12 +7,15 @@ from itemic.sid.quantizers.fsq import RQKMeansFSQ, RQKMeansFSQConfig
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.registry import QUANTIZERS, QuantizerConfig, load_quantizer, make_quantizer
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
+from itemic.sid.quantizers.rqkmeans_plus import RQKMeansPlus, RQKMeansPlusConfig
 from itemic.sid.quantizers.rqopq import RQOPQ, RQOPQConfig
+from itemic.sid.quantizers.rqvae import RQVAE, RQVAEConfig
 from itemic.sid.tokenize import TokenizeConfig, tokenize
 
 __all__ = [
     "QUANTIZERS",
     "RQOPQ",
+    "RQVAE",
     "Catalog",
     "Quantizer",
     "QuantizerConfig",
@@ -20,7 +23,10 @@ __all__ = [
     "RQKMeansConfig",
     "RQKMeansFSQ",
     "RQKMeansFSQConfig",
+    "RQKMeansPlus",
+    "RQKMeansPlusConfig",
     "RQOPQConfig",
+    "RQVAEConfig",
     "TokenizeConfig",
     "load_quantizer",
     "make_quantizer",

@@ -10,18 +10,22 @@ from itemic.core.errors import ArtifactError
 from itemic.sid.quantizers.fsq import RQKMeansFSQ, RQKMeansFSQConfig
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
+from itemic.sid.quantizers.rqkmeans_plus import RQKMeansPlus, RQKMeansPlusConfig
 from itemic.sid.quantizers.rqopq import RQOPQ, RQOPQConfig
+from itemic.sid.quantizers.rqvae import RQVAE, RQVAEConfig
 from itemic.sid.quantizers.stored import read_kind
 
 __all__ = ["QUANTIZERS", "QuantizerConfig", "load_quantizer", "make_quantizer"]
 
 QuantizerConfig = Annotated[
-    RQKMeansConfig | RQOPQConfig | RQKMeansFSQConfig,
+    RQKMeansConfig | RQOPQConfig | RQKMeansFSQConfig | RQVAEConfig | RQKMeansPlusConfig,
     pydantic.Field(discriminator="kind"),
 ]
 """Settings of any quantizer; the key ``kind`` says which."""
 
-QUANTIZERS: dict[str, type[Quantizer]] = {kind.kind: kind for kind in (RQKMeans, RQOPQ, RQKMeansFSQ)}
+QUANTIZERS: dict[str, type[Quantizer]] = {
+    kind.kind: kind for kind in (RQKMeans, RQOPQ, RQKMeansFSQ, RQVAE, RQKMeansPlus)
+}
 """Classes by the name that a config and a saved file give them."""
 
 
@@ -38,6 +42,10 @@ def make_quantizer(config: QuantizerConfig, codebook_sizes: Sequence[int]) -> Qu
             return RQOPQ(codebook_sizes, config)
         case RQKMeansFSQConfig():
             return RQKMeansFSQ(codebook_sizes, config)
+        case RQVAEConfig():
+            return RQVAE(codebook_sizes, config)
+        case RQKMeansPlusConfig():
+            return RQKMeansPlus(codebook_sizes, config)
 
 
 def load_quantizer(path: Path) -> Quantizer:
