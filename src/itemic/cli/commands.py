@@ -46,6 +46,8 @@ def _stage(name: str, argv: list[str]) -> None:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--force", action="store_true")
     parser.add_argument("--json", action="store_true")
+    if name == "tokenize":
+        parser.add_argument("--report", action="store_true")
     known, rest = parser.parse_known_args(argv)
     from itemic.pipeline import run_stage
     from itemic.recipe import with_run
@@ -55,6 +57,7 @@ def _stage(name: str, argv: list[str]) -> None:
         recipe = replace(recipe, seed=known.seed)
     recipe = with_run(recipe, known.run)
     result = run_stage(recipe, name, force=known.force)
+    page = _write_sid_page(recipe) if name == "tokenize" and known.report else None
     if known.json:
         _print_json(result.metrics)
     elif name == "evaluate":
@@ -63,6 +66,15 @@ def _stage(name: str, argv: list[str]) -> None:
         print(f"report: {Path(recipe.run) / 'report.html'}")
     else:
         _print_figures(name, result.metrics)
+    if page and not known.json:
+        print(f"report: {page}")
+
+
+def _write_sid_page(recipe: Any) -> Path:
+    from itemic.core.run import Run
+    from itemic.sid.report import write_sid_report
+
+    return write_sid_report(Run(Path(recipe.run)), seed=recipe.seed)
 
 
 def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
@@ -78,6 +90,8 @@ def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
     common = (
         "Besides the flags below: --run FOLDER, --recipe FILE (default: FOLDER/recipe.yaml), --seed N, --force, --json."
     )
+    if name == "tokenize":
+        common += " --report writes sids.html besides, a page of the codes that opens offline."
     if name == "prepare":
         common += " Without a recipe name the source first: source:table-config --source.interactions FILE ..."
     parse = functools.partial(tyro.cli, prog=f"itemic {name}", description=common, args=rest)

@@ -1,0 +1,457 @@
+// The tree of the codes: an icicle on a canvas, the same as a list beside it, and the search. Titles are written as
+// text only, never as markup.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const numLevels = data.sizes.length;
+  const canvas = document.getElementById("icicle");
+  const panel = document.getElementById("panel");
+  const crumbs = document.getElementById("crumbs");
+  const tip = document.getElementById("tip");
+  const query = document.getElementById("query");
+  const hits = document.getElementById("hits");
+  const inactive = new Set(data.inactive);
+  const count = (value) => value.toLocaleString("en-US");
+  const items = (value) => `${count(value)} item${value === 1 ? "" : "s"}`;
+
+  function element(name, properties = {}, ...children) {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+  }
+
+  // ---- The tree: nodes over ranges of the items, which come in lexicographic order. y0..y1 is the share of all items.
+  const root = { depth: 0, codes: [], first: 0, end: data.ids.length, size: data.total, parent: null, y0: 0, y1: 1, hue: 0 };
+
+  function grow(parents, level) {
+    let number = 0;
+    const made = [];
+    for (const parent of parents) {
+      parent.children = [];
+      let y = parent.y0;
+      for (let first = parent.first; first < parent.end;) {
+        const code = data.codes[level][first];
+        let end = first + 1;
+        while (end < parent.end && data.codes[level][end] === code) end += 1;
+        const size = data.counts[level][number];
+        const hue = level === 0 ? (number * 137.508) % 360 : parent.hue;
+        const node = { depth: level + 1, codes: [...parent.codes, code], first, end, size, parent, hue,
+          y0: y, y1: y + size / data.total, odd: parent.children.length % 2, children: [] };
+        parent.children.push(node);
+        made.push(node);
+        y = node.y1;
+        first = end;
+        number += 1;
+      }
+    }
+    return made;
+  }
+
+  let leaves = [root];
+  for (let level = 0; level < numLevels; level += 1) leaves = grow(leaves, level);
+
+  function find(codes) {
+    let node = root;
+    for (const code of codes) {
+      node = node.children.find((child) => child.codes[node.depth] === code);
+      if (!node) return null;
+    }
+    return node;
+  }
+
+  // ---- What a prefix is about: words and labels that are commoner in it than elsewhere.
+  const wordsOf = (title) => new Set((title.toLowerCase().match(/\p{L}[\p{L}'-]{2,}/gu) || []));
+  const titleWords = data.titles.map(wordsOf);
+
+  function countWords(first, end) {
+    const counts = new Map();
+    for (let row = first; row < end; row += 1) for (const word of titleWords[row]) counts.set(word, (counts.get(word) || 0) + 1);
+    return counts;
+  }
+
+  const allWords = countWords(0, data.ids.length);
+
+  function typicalWords(node) {
+    if (node.words) return node.words;
+    const shown = node.end - node.first;
+    const scored = [...countWords(node.first, node.end)]
+      .filter(([, number]) => number > 1 || shown < 4)
+      .map(([word, number]) => [word, number * Math.log((number / shown) / (allWords.get(word) / data.ids.length))])
+      .sort((a, b) => b[1] - a[1]);
+    node.words = (node === root ? [] : scored.slice(0, 5)).filter(([, score]) => score > 0).map(([word]) => word);
+    return node.words;
+  }
+
+  function topLabels(node, column, most) {
+    const { names, of } = data.labels[column];
+    const counts = new Map();
+    for (let row = node.first; row < node.end; row += 1) if (of[row] >= 0) counts.set(of[row], (counts.get(of[row]) || 0) + 1);
+    return [...counts].sort((a, b) => b[1] - a[1]).slice(0, most)
+      .map(([label, number]) => `${names[label]} ${Math.round((100 * number) / (node.end - node.first))}%`);
+  }
+
+  const isItem = (node) => node.depth === numLevels && node.size === 1;
+  const nameOf = (node) => (node === root ? "All items" : node.codes.join("-"));
+  const describe = (node) => (node.end - node.first === 1 ? data.titles[node.first] : typicalWords(node).join(", "));
+
+  // ---- Drawing. Boxes too thin to see are drawn as one with their parent's colour, never one by one.
+  let focus = root;
+  let hovered = null;
+  let marked = -1;
+  let view = { y0: 0, y1: 1, depth: 0 };
+  let width = 0;
+  let height = 0;
+  const narrowColumn = 46;
+
+  function columnEdges(depth) {
+    const hidden = Math.floor(depth);
+    const part = depth - hidden;
+    const at = (whole) => {
+      const edges = [];
+      const head = whole === 0 ? 0 : narrowColumn;
+      const rest = numLevels - whole;
+      const unit = (width - head) / (rest + 0.9);
+      for (let level = 0; level <= numLevels + 1; level += 1) {
+        if (level < whole) edges.push(-narrowColumn * (whole - level));
+        else if (level === whole) edges.push(whole === 0 ? -narrowColumn : 0);
+        else edges.push(level > numLevels ? width : head + unit * (level - whole - 1));
+      }
+      return edges;
+    };
+    const from = at(hidden);
+    if (part === 0) return from;
+    const to = at(Math.min(hidden + 1, numLevels));
+    return from.map((edge, index) => edge + (to[index] - edge) * part);
+  }
+
+  let colours = {};
+  function readColours() {
+    const style = getComputedStyle(document.documentElement);
+    const value = (name) => style.getPropertyValue(name).trim();
+    colours = { page: value("--surface"), ink: value("--ink"), muted: value("--muted"), focus: value("--focus"),
+      none: value("--note-soft"), dark: style.colorScheme.includes("dark"), font: getComputedStyle(document.body).fontFamily };
+  }
+
+  function fillOf(node) {
+    if (isItem(node) && inactive.has(node.first)) return colours.none;
+    const step = node.depth - 1;
+    const shift = node.odd ? 3 : 0;
+    return colours.dark
+      ? `hsl(${node.hue} 34% ${33 - 4 * step + shift}%)`
+      : `hsl(${node.hue} 52% ${80 + Math.min(12, 4 * step) + shift}%)`;
+  }
+
+  function draw() {
+    const context = canvas.getContext("2d");
+    const scale = window.devicePixelRatio || 1;
+    context.setTransform(scale, 0, 0, scale, 0, 0);
+    context.fillStyle = colours.page;
+    context.fillRect(0, 0, width, height);
+    const edges = columnEdges(view.depth);
+    const pixels = height / (view.y1 - view.y0);
+    const top = (y) => (y - view.y0) * pixels;
+
+    const paint = (node) => {
+      if (node.y1 <= view.y0 || node.y0 >= view.y1) return;
+      const y0 = Math.max(0, top(node.y0));
+      const y1 = Math.min(height, top(node.y1));
+      const thin = top(node.y1) - top(node.y0) < 1.5;
+      const left = edges[node.depth];
+      const right = thin ? width : edges[node.depth + 1];
+      if (right > 0) box(context, node, left, y0, right - left, y1 - y0);
+      if (!thin) for (const child of node.children) paint(child);
+    };
+    for (const child of root.children) paint(child);
+  }
+
+  function box(context, node, x, y, wide, high) {
+    const gap = high > 3 ? 1 : 0;
+    context.fillStyle = fillOf(node);
+    context.fillRect(x, y, wide - 1, high - gap);
+    if (node === hovered || (isItem(node) && node.first === marked)) {
+      context.strokeStyle = colours.focus;
+      context.lineWidth = 2;
+      context.strokeRect(x + 1, y + 1, wide - 3, Math.max(1, high - gap - 2));
+    }
+    if (high < 12 || wide < 24) return;
+    const size = Math.min(12, Math.max(10, high - 3));
+    const gone = isItem(node) && inactive.has(node.first);
+    context.font = `${node.depth <= focus.depth ? 600 : 400} ${size}px ${colours.font}`;
+    context.textBaseline = "middle";
+    const code = String(node.codes[node.depth - 1]);
+    const text = isItem(node) ? `${code}  ${data.titles[node.first]}${gone ? " (removed)" : ""}` : wide < 90 ? code : `${code}  ${describe(node)}`;
+    context.save();
+    context.beginPath();
+    context.rect(x, y, wide - 6, high);
+    context.clip();
+    context.fillStyle = gone ? colours.muted : colours.ink;
+    const middle = y + (high - gap) / 2;
+    const twoLines = high > 32 && !isItem(node) && wide >= 60;
+    context.fillText(text, x + 6, twoLines ? middle - 7 : middle);
+    if (twoLines) {
+      context.font = `400 11px ${colours.font}`;
+      context.fillStyle = colours.muted;
+      context.fillText(wide < 90 ? count(node.size) : items(node.size), x + 6, middle + 8);
+    }
+    context.restore();
+  }
+
+  function nodeAt(x, y) {
+    const edges = columnEdges(view.depth);
+    const share = view.y0 + (y / height) * (view.y1 - view.y0);
+    let node = root;
+    while (true) {
+      const child = node.children.find((one) => share >= one.y0 && share < one.y1);
+      if (!child || edges[child.depth] > x) return node;
+      node = child;
+    }
+  }
+
+  // ---- Moving: one prefix fills the height; the address keeps it, so that back goes back and a link can point at it.
+  const still = matchMedia("(prefers-reduced-motion: reduce)");
+  let animation = 0;
+
+  function goTo(node) {
+    const address = node === root ? "#at=" : `#at=${node.codes.join("-")}`;
+    if (location.hash === address) show(node);
+    else location.hash = address.slice(1);
+  }
+
+  function show(node, mark = -1) {
+    marked = mark;
+    focus = node;
+    const target = { y0: node.y0, y1: node.y1, depth: Math.min(node.depth, numLevels) };
+    const start = { ...view };
+    const began = performance.now();
+    cancelAnimationFrame(animation);
+    const step = (now) => {
+      const part = still.matches ? 1 : Math.min(1, Math.max(0, (now - began) / 260));
+      const ease = 1 - (1 - part) ** 3;
+      for (const key of Object.keys(view)) view[key] = start[key] + (target[key] - start[key]) * ease;
+      if (part === 1) view = { ...target };
+      draw();
+      if (part < 1) animation = requestAnimationFrame(step);
+    };
+    step(began);
+    animation = requestAnimationFrame(step);
+    writeCrumbs();
+    writePanel();
+  }
+
+  /** Shows what the address names: a prefix, or an item within its parent. */
+  function showAddress() {
+    if (!location.hash.startsWith("#at=")) return false;
+    const codes = location.hash.slice(4).split("-").filter((part) => part !== "").map(Number);
+    const node = find(codes);
+    if (!node) return false;
+    if (isItem(node) && node.parent) show(node.parent, node.first);
+    else show(node);
+    return true;
+  }
+
+  // ---- Words beside the tree.
+  function writeCrumbs() {
+    const path = [];
+    for (let node = focus; node; node = node.parent) path.unshift(node);
+    crumbs.replaceChildren(...path.flatMap((node, index) => {
+      const button = element("button", { type: "button", textContent: node === root ? "All items" : String(node.codes[index - 1]) });
+      if (node === focus) button.setAttribute("aria-current", "true");
+      button.addEventListener("click", () => goTo(node));
+      return index ? [element("span", { textContent: "›" }), button] : [button];
+    }));
+  }
+
+  function line(node) {
+    const what = element("span", { className: "what" });
+    if (isItem(node)) {
+      what.append(element("span", { className: inactive.has(node.first) ? "gone" : "", textContent: data.titles[node.first] }));
+      const old = data.moved[node.first];
+      const notes = [data.ids[node.first] === data.titles[node.first] ? "" : `id ${data.ids[node.first]}`,
+        old ? `moved from ${old.join("-")}` : "", inactive.has(node.first) ? "removed" : ""].filter(Boolean);
+      if (notes.length) what.append(element("small", { textContent: notes.join(" · ") }));
+    } else {
+      what.append(element("span", { textContent: describe(node) || "(no common word)" }), element("small", { textContent: items(node.size) }));
+    }
+    const code = element("span", { className: "codes", textContent: String(node.codes[node.depth - 1]) });
+    const button = element("button", { type: "button" }, what, code);
+    button.addEventListener("click", () => goTo(node));
+    const made = element("li", { className: isItem(node) && node.first === marked ? "here" : "" }, button);
+    return made;
+  }
+
+  function sharedLines(node) {
+    const lines = [];
+    for (let row = node.first; row < node.end; row += 1) {
+      const title = element("span", { className: inactive.has(row) ? "gone" : "", textContent: data.titles[row] });
+      lines.push(element("li", {}, element("button", { type: "button", disabled: true }, title, element("span", { className: "codes", textContent: data.ids[row] }))));
+    }
+    return lines;
+  }
+
+  function writePanel() {
+    const most = 60;
+    const head = [element("h3", { textContent: focus === root ? "All items" : `Prefix ${nameOf(focus)}` })];
+    const share = focus === root ? "" : `, ${((100 * focus.size) / data.total).toFixed(focus.size / data.total < 0.01 ? 2 : 1)}% of all`;
+    head.push(element("p", { textContent: `${items(focus.size)}${share}` }));
+    const words = typicalWords(focus);
+    if (words.length) head.push(element("p", { className: "words" }, element("b", { textContent: "Typical words" }), words.join(", ")));
+    for (const column of Object.keys(data.labels)) {
+      const labels = topLabels(focus, column, 3);
+      if (labels.length) head.push(element("p", { className: "words" }, element("b", { textContent: `Commonest ${column.replaceAll("_", " ")}` }), labels.join(", ")));
+    }
+    const isLast = focus.depth === numLevels;
+    const lines = isLast ? sharedLines(focus) : [...focus.children].sort((a, b) => (b.first === marked) - (a.first === marked) || b.size - a.size || a.first - b.first).map(line);
+    const title = isLast ? "Items that share this ID" : focus.depth === numLevels - 1 ? "Items" : `Next codes: ${count(focus.children.length)}`;
+    const list = element("ol", {}, ...lines.slice(0, most));
+    const shown = lines.slice(0, most).length;
+    if (lines.length > shown) list.append(element("li", { className: "none", textContent: `and ${count(lines.length - shown)} more` }));
+    const away = focus.size - (isLast ? focus.end - focus.first : focus.children.reduce((sum, child) => sum + child.size, 0));
+    if (away > 0) list.append(element("li", { className: "none", textContent: `${items(away)} below it are not on this page` }));
+    panel.replaceChildren(...head, element("h4", { textContent: title }), list);
+    panel.scrollTop = 0;
+  }
+
+  function writeTip(node, x, y) {
+    tip.hidden = node === root;
+    if (tip.hidden) return;
+    const lines = [element("b", { textContent: nameOf(node) })];
+    if (isItem(node)) {
+      lines.push(element("span", { textContent: data.titles[node.first] }));
+      const old = data.moved[node.first];
+      if (old) lines.push(element("small", { textContent: `moved from ${old.join("-")}` }));
+      if (inactive.has(node.first)) lines.push(element("small", { textContent: "removed: keeps its ID, is never recommended" }));
+    } else {
+      lines.push(element("small", { textContent: `${items(node.size)}${typicalWords(node).length ? ": " : ""}${typicalWords(node).join(", ")}` }));
+      const step = Math.max(1, Math.floor((node.end - node.first) / 3));
+      for (let row = node.first, shown = 0; row < node.end && shown < 3; row += step, shown += 1) lines.push(element("span", { textContent: data.titles[row] }));
+    }
+    for (const column of Object.keys(data.labels)) {
+      const labels = topLabels(node, column, 2);
+      if (labels.length) lines.push(element("small", { textContent: `${column.replaceAll("_", " ")}: ${isItem(node) ? labels[0].replace(/ \d+%$/, "") : labels.join(", ")}` }));
+    }
+    tip.replaceChildren(...lines);
+    const room = tip.getBoundingClientRect();
+    tip.style.left = `${Math.max(8, Math.min(x + 14, innerWidth - room.width - 8))}px`;
+    tip.style.top = `${y + 18 + room.height > innerHeight ? Math.max(8, y - room.height - 10) : y + 18}px`;
+  }
+
+  // ---- Hands: pointer, keys, search.
+  function pointed(event) {
+    const place = canvas.getBoundingClientRect();
+    return nodeAt(event.clientX - place.left, event.clientY - place.top);
+  }
+
+  canvas.addEventListener("pointermove", (event) => {
+    if (event.pointerType === "touch") return;
+    const node = pointed(event);
+    if (node !== hovered) {
+      hovered = node;
+      draw();
+    }
+    writeTip(node, event.clientX, event.clientY);
+  });
+  canvas.addEventListener("pointerleave", () => {
+    hovered = null;
+    tip.hidden = true;
+    draw();
+  });
+  canvas.addEventListener("click", (event) => {
+    const node = pointed(event);
+    tip.hidden = true;
+    goTo(node.depth <= focus.depth && focus.parent ? focus.parent : node);
+  });
+  canvas.addEventListener("keydown", (event) => {
+    const siblings = focus.parent ? focus.parent.children : [focus];
+    const place = siblings.indexOf(focus);
+    const inner = focus.children.filter((child) => !isItem(child));
+    const moves = {
+      ArrowLeft: () => focus.parent,
+      Escape: () => focus.parent,
+      Backspace: () => focus.parent,
+      Home: () => root,
+      ArrowRight: () => inner.reduce((best, child) => (best && best.size >= child.size ? best : child), null),
+      Enter: () => inner.reduce((best, child) => (best && best.size >= child.size ? best : child), null),
+      ArrowUp: () => siblings[place - 1],
+      ArrowDown: () => siblings[place + 1],
+    };
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    const node = moves[event.key]();
+    if (node) goTo(node);
+  });
+
+  function search(text) {
+    const wanted = text.trim().toLowerCase();
+    if (!wanted) return [];
+    const codes = /^[^\p{L}]*\d+\D+\d+/u.test(wanted) || wanted.startsWith("<") ? wanted.match(/\d+/g).map(Number) : null;
+    const rows = [];
+    for (let row = 0; row < data.ids.length && rows.length < 30; row += 1) {
+      const matchesSid = codes && codes.length <= numLevels && codes.every((code, level) => data.codes[level][row] === code);
+      if (matchesSid || data.ids[row].toLowerCase() === wanted) rows.unshift(row);
+      else if (data.titles[row].toLowerCase().includes(wanted)) rows.push(row);
+    }
+    return rows;
+  }
+
+  function sidOf(row) {
+    return data.codes.map((column) => column[row]).join("-");
+  }
+
+  function writeHits() {
+    const rows = search(query.value);
+    hits.hidden = !query.value.trim();
+    hits.replaceChildren(...rows.map((row) => {
+      const button = element("button", { type: "button" }, element("span", { className: inactive.has(row) ? "gone" : "", textContent: data.titles[row] }),
+        element("span", { className: "codes", textContent: sidOf(row) }));
+      button.addEventListener("click", () => {
+        hits.hidden = true;
+        location.hash = `at=${sidOf(row)}`;
+        showAddress();
+      });
+      return element("li", {}, button);
+    }));
+    if (!rows.length) hits.append(element("li", { className: "none", textContent: "No item with this title, id or semantic ID." }));
+  }
+
+  query.addEventListener("input", writeHits);
+  query.addEventListener("focus", () => { if (query.value.trim()) writeHits(); });
+  query.form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    hits.querySelector("button")?.click();
+  });
+  query.form.addEventListener("keydown", (event) => {
+    const buttons = [...hits.querySelectorAll("button")];
+    const next = buttons.indexOf(document.activeElement) + (event.key === "ArrowDown" ? 1 : -1);
+    if (event.key === "Escape") hits.hidden = true;
+    if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;
+    event.preventDefault();
+    (next < 0 ? query : buttons[Math.min(next, buttons.length - 1)])?.focus();
+  });
+  document.addEventListener("click", ({ target }) => {
+    if (!query.form.contains(target)) hits.hidden = true;
+    const link = target.closest('a[href^="#at="]');
+    if (link) document.getElementById("tree").scrollIntoView();
+  });
+
+  // ---- Begin.
+  function resize() {
+    const place = canvas.getBoundingClientRect();
+    const scale = window.devicePixelRatio || 1;
+    width = place.width;
+    height = place.height;
+    canvas.width = Math.round(width * scale);
+    canvas.height = Math.round(height * scale);
+    draw();
+  }
+
+  document.addEventListener("themechange", () => {
+    readColours();
+    draw();
+  });
+  addEventListener("hashchange", showAddress);
+  readColours();
+  new ResizeObserver(resize).observe(canvas);
+  resize();
+  if (!showAddress()) show(root);
+  document.documentElement.dataset.tree = "drawn";
+})();
