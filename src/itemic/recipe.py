@@ -62,10 +62,10 @@ class Recipe:
     """The page."""
 
     def __post_init__(self) -> None:
-        if self.tokenize.vectors.kind == "joint" and self.collaborative is None:
+        if self.tokenize.needs_collaborative and self.collaborative is None:
             raise ConfigError(
-                "tokenize.vectors.kind joint: needs vectors from the log; add the section collaborative, "
-                "{kind: svd} say"
+                "tokenize: joint vectors and a quantizer with a collaborative_weight need vectors from the log; add "
+                "the section collaborative, {kind: svd} say"
             )
         if self.align is not None and self.align.backbone != self.sft.backbone:
             raise ConfigError(f"align.backbone {self.align.backbone!r} is not sft.backbone {self.sft.backbone!r}")

@@ -6,6 +6,7 @@ from itemic.core.errors import ArtifactError, CatalogError, ConfigError, DataErr
 from itemic.core.files import read_json, text_hash, write_arrays, write_parquet
 from itemic.core.run import Run
 from itemic.sid import Catalog, RQKMeansConfig, TokenizeConfig, load_quantizer, tokenize
+from itemic.sid.quantizers.rqvae import RQVAEConfig
 from itemic.sid.vectors import (
     CollaborativeItems,
     JointVectors,
@@ -149,9 +150,7 @@ def test_what_does_not_fit_is_refused():
         joint.transform(text[:2], collaborative)
 
 
-JOINT = TokenizeConfig(
-    vectors=JointVectors(), codebook_sizes=(4, 4, 4), quantizer=RQKMeansConfig(num_iterations=3, num_restarts=1)
-)
+JOINT = TokenizeConfig(vectors=JointVectors(), codebook_sizes=(4, 4, 4), quantizer=RQKMeansConfig(num_iterations=3))
 
 
 def make_run(folder, collaborative=None):
@@ -190,13 +189,33 @@ def test_collaborative_vectors_count_only_where_they_are_used(tmp_path):
     assert not tokenize(JOINT, run, seed=0).skipped
 
 
+def test_letter_s_term_gets_the_collaborative_vectors(tmp_path):
+    """The codes of text vectors then depend on the log, and are not vectors of another width."""
+    run, _, made = make_run(tmp_path)
+    settings = {"epochs": 2, "hidden_sizes": (8,), "latent_size": 4, "device": "cpu"}
+    quantizer = RQVAEConfig(collaborative_weight=1.0, **settings)
+    config = TokenizeConfig(codebook_sizes=(4, 4, 4), quantizer=quantizer)
+    assert config.needs_collaborative
+    assert not TokenizeConfig(source="given", quantizer=quantizer).needs_collaborative
+    versions = []
+    for vectors in (made.vectors, made.vectors[::-1].copy()):
+        make_run(tmp_path, CollaborativeItems(vectors=vectors, seen=made.seen))
+        tokenize(config, run, seed=0)
+        versions.append((run.path("catalog") / "quantizer.safetensors").read_bytes())
+    assert versions[0] != versions[1]
+    assert not (run.path("catalog") / "vectors.safetensors").exists()
+    run.path("collaborative.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"add the section\s+collaborative to the recipe"):
+        tokenize(config, run, seed=0)
+
+
 def test_a_missing_or_foreign_file_names_the_remedy(tmp_path):
     run, *_ = make_run(tmp_path)
     path = run.path("collaborative.safetensors")
     with pytest.raises(ArtifactError, match="made for other items than dataset/; run itemic collaborative again"):
         read_collaborative(path, ["another"] * 40)
     path.unlink()
-    with pytest.raises(ArtifactError, match="add the section collaborative to the recipe"):
+    with pytest.raises(ArtifactError, match=r"add the section\s+collaborative to the recipe"):
         tokenize(JOINT, run, seed=0)
     path.write_bytes(b"no")
     with pytest.raises(ArtifactError, match=r"damaged .* run itemic collaborative again"):

@@ -1,7 +1,7 @@
 """The tokenize stage: item vectors, or SIDs made elsewhere, become ``catalog/`` and ``quality.json`` in the run."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +20,12 @@ from itemic.sid.collisions.settle import CollisionStrategy, settle_collisions
 from itemic.sid.labels import read_labels
 from itemic.sid.moves import write_moves
 from itemic.sid.quality import collisions, quality
+from itemic.sid.quantizers.fit import fit_quantizer, uses_collaborative
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.registry import QuantizerConfig, make_quantizer
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
 from itemic.sid.vectors import (
+    CollaborativeItems,
     JointTransform,
     JointVectors,
     TextTransform,
@@ -74,6 +76,11 @@ class TokenizeConfig:
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:
             raise ConfigError(f"codebook_sizes {self.codebook_sizes}: expected at least one level of one code or more")
 
+    @property
+    def needs_collaborative(self) -> bool:
+        """Whether ``collaborative.safetensors`` is read: for joint vectors, or a quantizer that learns from it."""
+        return self.source == "embeddings" and (self.vectors.kind == "joint" or uses_collaborative(self.quantizer))
+
 
 def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False) -> StageResult:
     """Returns the stage's result after writing ``catalog/`` with its quantizer and quality figures.
@@ -87,7 +94,7 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
         inputs["given_sids"] = run.require("given_sids.parquet", "prepare")
     if config.source == "embeddings" or run.path("embeddings.safetensors").exists():
         inputs["embeddings"] = run.require("embeddings.safetensors", "embed")
-    if config.vectors.kind == "joint":
+    if config.needs_collaborative:
         inputs["collaborative"] = require_collaborative(run.path("collaborative.safetensors"))
 
     def work() -> dict[str, Any]:
@@ -102,9 +109,11 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
             x = _read_vectors_for(codes, inputs.get("embeddings"), item_ids, config)
             quantizer = None if x is None else RQKMeans.from_codes(x, codes, config.codebook_sizes)
         else:
-            x, transform = _read_transformed(config.vectors, inputs, item_ids)
+            known = read_collaborative(inputs["collaborative"], item_ids) if config.needs_collaborative else None
+            x, transform = _transformed(config.vectors, read_embeddings(inputs["embeddings"], item_ids), known)
             quantizer = make_quantizer(config.quantizer, config.codebook_sizes)
-            codes = quantizer.fit(x, derive_rng(seed, "tokenize")).encode(x)
+            rng = derive_rng(seed, "tokenize")
+            codes = fit_quantizer(quantizer, x, rng, collaborative=None if known is None else known.vectors).encode(x)
         settled = settle_collisions(codes, config.codebook_sizes, config.collisions, x, quantizer)
         catalog = Catalog(
             codes=settled.codes,
@@ -129,16 +138,14 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
     )
 
 
-def _read_transformed(
-    config: VectorsConfig, inputs: Mapping[str, Path], item_ids: Sequence[str]
-) -> tuple[Float[np.ndarray, "N D"], VectorTransform]:
+def _transformed(
+    config: VectorsConfig, text: Float[np.ndarray, "N D"], known: CollaborativeItems | None
+) -> tuple[Float[np.ndarray, "N J"], VectorTransform]:
     """Returns the vectors that are quantized, and what makes them of an item's text embedding."""
-    text = read_embeddings(inputs["embeddings"], item_ids)
-    if not isinstance(config, JointVectors):
+    if known is None or not isinstance(config, JointVectors):
         return text, TextTransform()
-    collaborative = read_collaborative(inputs["collaborative"], item_ids)
-    transform = fit_transform(config, text, collaborative)
-    return transform.transform(text, collaborative), transform
+    transform = fit_transform(config, text, known)
+    return transform.transform(text, known), transform
 
 
 def _needs_vectors(codes: Int[np.ndarray, "N L"], config: TokenizeConfig) -> bool:

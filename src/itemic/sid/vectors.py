@@ -269,15 +269,15 @@ def read_collaborative(path: Path, item_ids: Sequence[str]) -> CollaborativeItem
 
 
 def require_collaborative(path: Path) -> Path:
-    """Returns the path of ``collaborative.safetensors``, which joint vectors need.
+    """Returns the path of ``collaborative.safetensors``, where it is needed.
 
     Raises:
         ArtifactError: if it is missing, naming the section and the stage that make it.
     """
     if not path.exists():
         raise ArtifactError(
-            f"{path}: missing, and tokenize.vectors.kind joint needs it; add the section collaborative to the recipe "
-            "({kind: svd} say) and run itemic collaborative"
+            f"{path}: missing, but joint vectors and a quantizer with a collaborative_weight need it; add the section "
+            "collaborative to the recipe ({kind: svd} say) and run itemic collaborative"
         )
     return path
 
