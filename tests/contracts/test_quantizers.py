@@ -9,6 +9,7 @@ from itemic.sid import QUANTIZERS, Quantizer, RQKMeans, RQKMeansConfig, load_qua
 from itemic.sid.quantizers import (
     RQOPQ,
     RQVAE,
+    BalancedRQKMeans,
     RQKMeansFSQ,
     RQKMeansFSQConfig,
     RQKMeansPlus,
@@ -24,6 +25,7 @@ def make_quantizer(kind):
     kmeans = RQKMeansConfig(num_iterations=5)
     return {
         "rqkmeans": lambda: RQKMeans(SIZES, kmeans),
+        "balanced-rqkmeans": lambda: BalancedRQKMeans(SIZES),
         "rqkmeans-fsq": lambda: RQKMeansFSQ(SIZES, RQKMeansFSQConfig(grid=(3, 2), kmeans=kmeans)),
         "rqkmeans-plus": lambda: RQKMeansPlus(SIZES, RQKMeansPlusConfig(base=kmeans, hidden_sizes=(8,), epochs=3)),
         "rqvae": lambda: RQVAE(SIZES, RQVAEConfig(hidden_sizes=(16,), latent_size=4, epochs=20, batch_size=16)),

@@ -3,6 +3,7 @@
 from itemic.sid.catalog import Catalog
 from itemic.sid.collisions.unique import resolve_unique
 from itemic.sid.quality import quality
+from itemic.sid.quantizers.balanced import BalancedRQKMeans, BalancedRQKMeansConfig
 from itemic.sid.quantizers.fsq import RQKMeansFSQ, RQKMeansFSQConfig
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.registry import QUANTIZERS, QuantizerConfig, load_quantizer, make_quantizer
@@ -16,6 +17,8 @@ __all__ = [
     "QUANTIZERS",
     "RQOPQ",
     "RQVAE",
+    "BalancedRQKMeans",
+    "BalancedRQKMeansConfig",
     "Catalog",
     "Quantizer",
     "QuantizerConfig",

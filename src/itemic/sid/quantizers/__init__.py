@@ -1,5 +1,6 @@
 """itemic.sid.quantizers: from vectors to codes, one quantizer a file behind the one protocol."""
 
+from itemic.sid.quantizers.balanced import BalancedRQKMeans, BalancedRQKMeansConfig
 from itemic.sid.quantizers.fsq import RQKMeansFSQ, RQKMeansFSQConfig
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.registry import QUANTIZERS, QuantizerConfig, load_quantizer, make_quantizer
@@ -12,6 +13,8 @@ __all__ = [
     "QUANTIZERS",
     "RQOPQ",
     "RQVAE",
+    "BalancedRQKMeans",
+    "BalancedRQKMeansConfig",
     "Quantizer",
     "QuantizerConfig",
     "RQKMeans",

@@ -7,6 +7,7 @@ from typing import Annotated
 import pydantic
 
 from itemic.core.errors import ArtifactError
+from itemic.sid.quantizers.balanced import BalancedRQKMeans, BalancedRQKMeansConfig
 from itemic.sid.quantizers.fsq import RQKMeansFSQ, RQKMeansFSQConfig
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
@@ -18,13 +19,13 @@ from itemic.sid.quantizers.stored import read_kind
 __all__ = ["QUANTIZERS", "QuantizerConfig", "load_quantizer", "make_quantizer"]
 
 QuantizerConfig = Annotated[
-    RQKMeansConfig | RQOPQConfig | RQKMeansFSQConfig | RQVAEConfig | RQKMeansPlusConfig,
+    RQKMeansConfig | BalancedRQKMeansConfig | RQOPQConfig | RQKMeansFSQConfig | RQVAEConfig | RQKMeansPlusConfig,
     pydantic.Field(discriminator="kind"),
 ]
 """Settings of any quantizer; the key ``kind`` says which."""
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
-    kind.kind: kind for kind in (RQKMeans, RQOPQ, RQKMeansFSQ, RQVAE, RQKMeansPlus)
+    kind.kind: kind for kind in (RQKMeans, BalancedRQKMeans, RQOPQ, RQKMeansFSQ, RQVAE, RQKMeansPlus)
 }
 """Classes by the name that a config and a saved file give them."""
 
@@ -38,6 +39,8 @@ def make_quantizer(config: QuantizerConfig, codebook_sizes: Sequence[int]) -> Qu
     match config:
         case RQKMeansConfig():
             return RQKMeans(codebook_sizes, config)
+        case BalancedRQKMeansConfig():
+            return BalancedRQKMeans(codebook_sizes, config)
         case RQOPQConfig():
             return RQOPQ(codebook_sizes, config)
         case RQKMeansFSQConfig():

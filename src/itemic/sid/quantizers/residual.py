@@ -110,7 +110,7 @@ def encode_residuals(
     In pieces, each carried through all levels with its running residual: one matrix product and one subtraction a
     level. As the argmax of r·e_k − (‖e_k‖² + w_k)/2: what all codes share is left out.
     """
-    costs: Sequence[np.ndarray | None] = prices or [None] * len(codebooks)
+    costs: list[np.ndarray | None] = [*prices] if prices else [None] * len(codebooks)
     offsets = [half_costs(codebook, price) for codebook, price in zip(codebooks, costs, strict=True)]
     codes = np.empty((x.shape[0], len(codebooks)), dtype=np.int64)
     for rows in pieces(x.shape[0], _ROWS_IN_CACHE):
