@@ -16,6 +16,7 @@ from itemic.core.run import Run
 from itemic.sid import Catalog, RQKMeansConfig, TokenizeConfig, tokenize
 from itemic.sid.quality.prefixes import prefix_ids
 from itemic.sid.report import render_sid_report, write_sid_report
+from itemic.sid.report.groups import group_items
 from itemic.sid.report.tree import pick_rows
 
 NASTY = '</script><b>é漢字</b> & "quotes" {{ 7 * 7 }} <img src=x onerror=alert(1)>'
@@ -106,7 +107,7 @@ def test_page_shows_the_catalog_and_its_figures(tmp_path):
     assert page.data["total"] == len(page.data["ids"]) == 40
     for place, item_id in enumerate(page.data["ids"]):
         row = catalog.item_ids.index(item_id)
-        assert [column[place] for column in page.data["codes"]] == catalog.codes[row].tolist()
+        assert [column[place] for column in page.data["columns"]] == catalog.codes[row].tolist()
     assert [sum(level) for level in page.data["counts"]] == [40, 40, 40]
     assert page.data["titles"][page.data["ids"].index("id 1")] == "id 1"
 
@@ -118,7 +119,7 @@ def test_page_says_who_moved_from_where(tmp_path):
     quality = read_json(run.path("catalog") / "quality.json")
     assert len(moved) / 40 == quality["share_moved"] > 0
     for place, before in moved.items():
-        assert before != [column[int(place)] for column in page.data["codes"]]
+        assert before != [column[int(place)] for column in page.data["columns"]]
     assert "moved" in page.words
     assert "stayed" in page.words
 
@@ -238,3 +239,27 @@ def test_a_browser_draws_the_tree_and_zooms_to_an_address(tmp_path):
     assert 'data-tree="drawn"' in result.stdout
     assert f"<h3>Prefix {sid.rpartition('-')[0]}</h3>" in result.stdout
     assert "&lt;/script&gt;&lt;b&gt;é漢字&lt;/b&gt;" in result.stdout
+
+
+def test_like_first_codes_are_grouped_and_groups_count_all_items():
+    rng = np.random.default_rng(0)
+    code = rng.integers(0, 60, size=900)
+    x = np.eye(4)[code % 4] + 0.1 * rng.normal(size=(900, 4))
+    groups = group_items(code, x)
+    assert set(groups) == set(range(8))
+    for one in range(60):
+        assert len(set(groups[code == one])) == 1
+    for group in range(8):
+        assert len(set(code[groups == group] % 4)) == 1
+    assert group_items(code % 24, x) is None
+
+
+def test_many_first_codes_come_in_groups(tmp_path):
+    run = make_run(tmp_path, 200)
+    tokenize(TokenizeConfig(codebook_sizes=(40, 8), quantizer=RQKMeansConfig(num_iterations=3)), run, seed=0)
+    data = outline(run, max_items=120).data
+    assert data["has_groups"]
+    assert len(data["columns"]) == len(data["counts"]) == 3
+    assert len(data["ids"]) < 200
+    assert sum(data["counts"][0]) == sum(data["counts"][1]) == 200
+    assert data["columns"][0] == sorted(data["columns"][0])

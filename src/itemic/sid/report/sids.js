@@ -3,7 +3,10 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const numLevels = data.sizes.length;
+  const numGroups = data.has_groups ? 1 : 0;
+  const numColumns = data.columns.length;
+  const numLevels = numColumns - numGroups;
+  const headHeight = 22;
   const canvas = document.getElementById("icicle");
   const panel = document.getElementById("panel");
   const crumbs = document.getElementById("crumbs");
@@ -21,21 +24,21 @@
   }
 
   // ---- The tree: nodes over ranges of the items, which come in lexicographic order. y0..y1 is the share of all items.
-  const root = { depth: 0, codes: [], first: 0, end: data.ids.length, size: data.total, parent: null, y0: 0, y1: 1, hue: 0 };
+  const root = { depth: 0, path: [], first: 0, end: data.ids.length, size: data.total, parent: null, y0: 0, y1: 1, hue: 0 };
 
-  function grow(parents, level) {
+  function grow(parents, column) {
     let number = 0;
     const made = [];
     for (const parent of parents) {
       parent.children = [];
       let y = parent.y0;
       for (let first = parent.first; first < parent.end;) {
-        const code = data.codes[level][first];
+        const code = data.columns[column][first];
         let end = first + 1;
-        while (end < parent.end && data.codes[level][end] === code) end += 1;
-        const size = data.counts[level][number];
-        const hue = level === 0 ? (number * 137.508) % 360 : parent.hue;
-        const node = { depth: level + 1, codes: [...parent.codes, code], first, end, size, parent, hue,
+        while (end < parent.end && data.columns[column][end] === code) end += 1;
+        const size = data.counts[column][number];
+        const hue = column > 0 ? parent.hue : data.has_groups ? (360 * number) / data.counts[0].length : (number * 137.508) % 360;
+        const node = { depth: column + 1, path: [...parent.path, code], first, end, size, parent, hue,
           y0: y, y1: y + size / data.total, odd: parent.children.length % 2, children: [] };
         parent.children.push(node);
         made.push(node);
@@ -48,15 +51,28 @@
   }
 
   let leaves = [root];
-  for (let level = 0; level < numLevels; level += 1) leaves = grow(leaves, level);
+  for (let column = 0; column < numColumns; column += 1) leaves = grow(leaves, column);
 
-  function find(codes) {
+  const groupOf = new Map(data.has_groups ? data.columns[1].map((code, row) => [code, data.columns[0][row]]) : []);
+
+  function find(path) {
     let node = root;
-    for (const code of codes) {
-      node = node.children.find((child) => child.codes[node.depth] === code);
+    for (const code of path) {
+      node = node.children.find((child) => child.path[node.depth] === code);
       if (!node) return null;
     }
     return node;
+  }
+
+  // An address is the codes, joined by "-"; a group, which has none, is its number after a "g".
+  const codesOf = (node) => node.path.slice(numGroups);
+  const isGroup = (node) => data.has_groups && node.depth === 1;
+  const addressOf = (node) => (isGroup(node) ? `g${node.path[0]}` : codesOf(node).join("-"));
+
+  function findAddress(address) {
+    if (/^g\d+$/.test(address)) return data.has_groups ? find([Number(address.slice(1))]) : null;
+    const codes = address.split("-").filter((part) => part !== "").map(Number);
+    return find(codes.length && data.has_groups ? [groupOf.get(codes[0]), ...codes] : codes);
   }
 
   // ---- What a prefix is about: words and labels that are commoner in it than elsewhere.
@@ -90,8 +106,9 @@
       .map(([label, number]) => `${names[label]} ${Math.round((100 * number) / (node.end - node.first))}%`);
   }
 
-  const isItem = (node) => node.depth === numLevels && node.size === 1;
-  const nameOf = (node) => (node === root ? "All items" : node.codes.join("-"));
+  const isItem = (node) => node.depth === numColumns && node.size === 1;
+  const lastCode = (node) => (isGroup(node) ? "" : String(node.path[node.depth - 1]));
+  const nameOf = (node) => (node === root ? "All items" : isGroup(node) ? `Group of ${node.children.length} first codes` : addressOf(node));
   const describe = (node) => (node.end - node.first === 1 ? data.titles[node.first] : typicalWords(node).join(", "));
 
   // ---- Drawing. Boxes too thin to see are drawn as one with their parent's colour, never one by one.
@@ -103,24 +120,50 @@
   let height = 0;
   const narrowColumn = 46;
 
+  // Where a prefix has too many children to be read, a lens follows the pointer: boxes near it are drawn higher.
+  const lens = { y: null, radius: 1, strength: 0 };
+
+  function setLens(y) {
+    const usual = height / Math.max(1, focus.children.length);
+    lens.radius = height / 3;
+    lens.strength = Math.max(0, 17 / usual - 1);
+    lens.y = (y ?? height / 2) - headHeight;
+  }
+
+  function throughLens(y) {
+    const away = (y - lens.y) / lens.radius;
+    const size = Math.abs(away);
+    if (size >= 1 || lens.strength === 0) return y;
+    return lens.y + lens.radius * Math.sign(away) * (((lens.strength + 1) * size) / (lens.strength * size + 1));
+  }
+
+  function withoutLens(y) {
+    const away = (y - lens.y) / lens.radius;
+    const size = Math.abs(away);
+    if (size >= 1 || lens.strength === 0) return y;
+    return lens.y + (lens.radius * Math.sign(away) * size) / (lens.strength + 1 - lens.strength * size);
+  }
+
   function columnEdges(depth) {
     const hidden = Math.floor(depth);
     const part = depth - hidden;
     const at = (whole) => {
       const edges = [];
       const head = whole === 0 ? 0 : narrowColumn;
-      const rest = numLevels - whole;
-      const unit = (width - head) / (rest + 0.9);
-      for (let level = 0; level <= numLevels + 1; level += 1) {
-        if (level < whole) edges.push(-narrowColumn * (whole - level));
-        else if (level === whole) edges.push(whole === 0 ? -narrowColumn : 0);
-        else edges.push(level > numLevels ? width : head + unit * (level - whole - 1));
+      const near = numColumns - whole <= 2 ? [1, 1.8] : [1.6, 1.2];
+      const weights = Array.from({ length: numColumns - whole }, (_, index) => near[index] || 0.8);
+      const unit = (width - head) / weights.reduce((sum, one) => sum + one, 0);
+      for (let depth = 0; depth <= numColumns + 1; depth += 1) {
+        if (depth < whole) edges.push(-narrowColumn * (whole - depth));
+        else if (depth === whole) edges.push(whole === 0 ? -narrowColumn : 0);
+        else edges.push(head + unit * weights.slice(0, depth - whole - 1).reduce((sum, one) => sum + one, 0));
       }
+      edges[numColumns + 1] = width;
       return edges;
     };
     const from = at(hidden);
     if (part === 0) return from;
-    const to = at(Math.min(hidden + 1, numLevels));
+    const to = at(Math.min(hidden + 1, numColumns));
     return from.map((edge, index) => edge + (to[index] - edge) * part);
   }
 
@@ -134,7 +177,7 @@
 
   function fillOf(node) {
     if (isItem(node) && inactive.has(node.first)) return colours.none;
-    const step = node.depth - 1;
+    const step = (node.depth - 1) * (3 / numColumns);
     const shift = node.odd ? 3 : 0;
     return colours.dark
       ? `hsl(${node.hue} 34% ${33 - 4 * step + shift}%)`
@@ -148,12 +191,13 @@
     context.fillStyle = colours.page;
     context.fillRect(0, 0, width, height);
     const edges = columnEdges(view.depth);
-    const pixels = height / (view.y1 - view.y0);
-    const top = (y) => (y - view.y0) * pixels;
+    const inner = height - headHeight;
+    const pixels = inner / (view.y1 - view.y0);
+    const top = (y) => headHeight + throughLens((y - view.y0) * pixels);
 
     const paint = (node) => {
       if (node.y1 <= view.y0 || node.y0 >= view.y1) return;
-      const y0 = Math.max(0, top(node.y0));
+      const y0 = Math.max(headHeight, top(node.y0));
       const y1 = Math.min(height, top(node.y1));
       const thin = top(node.y1) - top(node.y0) < 1.5;
       const left = edges[node.depth];
@@ -162,6 +206,22 @@
       if (!thin) for (const child of node.children) paint(child);
     };
     for (const child of root.children) paint(child);
+    writeHeads(context, edges);
+  }
+
+  function headOf(depth) {
+    if (data.has_groups && depth === 1) return "group";
+    if (depth === numColumns) return data.total === data.counts[numColumns - 1].reduce((sum, one) => sum + one, 0) ? "item" : "item (some)";
+    return depth - numGroups === 1 ? "first code" : `code ${depth - numGroups}`;
+  }
+
+  function writeHeads(context, edges) {
+    context.font = `600 11px ${colours.font}`;
+    context.fillStyle = colours.muted;
+    context.textBaseline = "middle";
+    for (let depth = 1; depth <= numColumns; depth += 1) {
+      if (edges[depth + 1] - edges[depth] > 60) context.fillText(headOf(depth), edges[depth] + 6, headHeight / 2 - 1);
+    }
   }
 
   function box(context, node, x, y, wide, high) {
@@ -178,8 +238,8 @@
     const gone = isItem(node) && inactive.has(node.first);
     context.font = `${node.depth <= focus.depth ? 600 : 400} ${size}px ${colours.font}`;
     context.textBaseline = "middle";
-    const code = String(node.codes[node.depth - 1]);
-    const text = isItem(node) ? `${code}  ${data.titles[node.first]}${gone ? " (removed)" : ""}` : wide < 90 ? code : `${code}  ${describe(node)}`;
+    const code = lastCode(node);
+    const text = isItem(node) ? `${code}  ${data.titles[node.first]}${gone ? " (removed)" : ""}` : wide < 90 ? code : `${code}  ${describe(node)}`.trim();
     context.save();
     context.beginPath();
     context.rect(x, y, wide - 6, high);
@@ -198,7 +258,7 @@
 
   function nodeAt(x, y) {
     const edges = columnEdges(view.depth);
-    const share = view.y0 + (y / height) * (view.y1 - view.y0);
+    const share = view.y0 + (withoutLens(y - headHeight) / (height - headHeight)) * (view.y1 - view.y0);
     let node = root;
     while (true) {
       const child = node.children.find((one) => share >= one.y0 && share < one.y1);
@@ -212,7 +272,7 @@
   let animation = 0;
 
   function goTo(node) {
-    const address = node === root ? "#at=" : `#at=${node.codes.join("-")}`;
+    const address = `#at=${addressOf(node)}`;
     if (location.hash === address) show(node);
     else location.hash = address.slice(1);
   }
@@ -220,7 +280,8 @@
   function show(node, mark = -1) {
     marked = mark;
     focus = node;
-    const target = { y0: node.y0, y1: node.y1, depth: Math.min(node.depth, numLevels) };
+    setLens(null);
+    const target = { y0: node.y0, y1: node.y1, depth: node.depth };
     const start = { ...view };
     const began = performance.now();
     cancelAnimationFrame(animation);
@@ -241,8 +302,7 @@
   /** Shows what the address names: a prefix, or an item within its parent. */
   function showAddress() {
     if (!location.hash.startsWith("#at=")) return false;
-    const codes = location.hash.slice(4).split("-").filter((part) => part !== "").map(Number);
-    const node = find(codes);
+    const node = findAddress(location.hash.slice(4));
     if (!node) return false;
     if (isItem(node) && node.parent) show(node.parent, node.first);
     else show(node);
@@ -254,7 +314,7 @@
     const path = [];
     for (let node = focus; node; node = node.parent) path.unshift(node);
     crumbs.replaceChildren(...path.flatMap((node, index) => {
-      const button = element("button", { type: "button", textContent: node === root ? "All items" : String(node.codes[index - 1]) });
+      const button = element("button", { type: "button", textContent: node === root ? "All items" : isGroup(node) ? "Group" : lastCode(node) });
       if (node === focus) button.setAttribute("aria-current", "true");
       button.addEventListener("click", () => goTo(node));
       return index ? [element("span", { textContent: "›" }), button] : [button];
@@ -270,9 +330,9 @@
         old ? `moved from ${old.join("-")}` : "", inactive.has(node.first) ? "removed" : ""].filter(Boolean);
       if (notes.length) what.append(element("small", { textContent: notes.join(" · ") }));
     } else {
-      what.append(element("span", { textContent: describe(node) || "(no common word)" }), element("small", { textContent: items(node.size) }));
+      what.append(element("span", { textContent: describe(node) || "(no common word)" }), element("small", { textContent: isGroup(node) ? `${items(node.size)}, ${node.children.length} first codes` : items(node.size) }));
     }
-    const code = element("span", { className: "codes", textContent: String(node.codes[node.depth - 1]) });
+    const code = element("span", { className: "codes", textContent: lastCode(node) });
     const button = element("button", { type: "button" }, what, code);
     button.addEventListener("click", () => goTo(node));
     const made = element("li", { className: isItem(node) && node.first === marked ? "here" : "" }, button);
@@ -290,7 +350,7 @@
 
   function writePanel() {
     const most = 60;
-    const head = [element("h3", { textContent: focus === root ? "All items" : `Prefix ${nameOf(focus)}` })];
+    const head = [element("h3", { textContent: focus === root || isGroup(focus) ? nameOf(focus) : `Prefix ${nameOf(focus)}` })];
     const share = focus === root ? "" : `, ${((100 * focus.size) / data.total).toFixed(focus.size / data.total < 0.01 ? 2 : 1)}% of all`;
     head.push(element("p", { textContent: `${items(focus.size)}${share}` }));
     const words = typicalWords(focus);
@@ -299,9 +359,10 @@
       const labels = topLabels(focus, column, 3);
       if (labels.length) head.push(element("p", { className: "words" }, element("b", { textContent: `Commonest ${column.replaceAll("_", " ")}` }), labels.join(", ")));
     }
-    const isLast = focus.depth === numLevels;
+    const isLast = focus.depth === numColumns;
     const lines = isLast ? sharedLines(focus) : [...focus.children].sort((a, b) => (b.first === marked) - (a.first === marked) || b.size - a.size || a.first - b.first).map(line);
-    const title = isLast ? "Items that share this ID" : focus.depth === numLevels - 1 ? "Items" : `Next codes: ${count(focus.children.length)}`;
+    const kind = focus.depth >= numGroups + 1 ? "Next codes" : focus === root && data.has_groups ? "Groups of first codes" : "First codes";
+    const title = isLast ? "Items that share this ID" : focus.depth === numColumns - 1 ? "Items" : `${kind}: ${count(focus.children.length)}`;
     const list = element("ol", {}, ...lines.slice(0, most));
     const shown = lines.slice(0, most).length;
     if (lines.length > shown) list.append(element("li", { className: "none", textContent: `and ${count(lines.length - shown)} more` }));
@@ -343,8 +404,11 @@
 
   canvas.addEventListener("pointermove", (event) => {
     if (event.pointerType === "touch") return;
+    const y = event.clientY - canvas.getBoundingClientRect().top;
+    const isStill = lens.strength === 0;
+    setLens(y);
     const node = pointed(event);
-    if (node !== hovered) {
+    if (node !== hovered || !isStill) {
       hovered = node;
       draw();
     }
@@ -353,6 +417,7 @@
   canvas.addEventListener("pointerleave", () => {
     hovered = null;
     tip.hidden = true;
+    setLens(null);
     draw();
   });
   canvas.addEventListener("click", (event) => {
@@ -386,7 +451,7 @@
     const codes = /^[^\p{L}]*\d+\D+\d+/u.test(wanted) || wanted.startsWith("<") ? wanted.match(/\d+/g).map(Number) : null;
     const rows = [];
     for (let row = 0; row < data.ids.length && rows.length < 30; row += 1) {
-      const matchesSid = codes && codes.length <= numLevels && codes.every((code, level) => data.codes[level][row] === code);
+      const matchesSid = codes && codes.length <= numLevels && codes.every((code, level) => data.columns[numGroups + level][row] === code);
       if (matchesSid || data.ids[row].toLowerCase() === wanted) rows.unshift(row);
       else if (data.titles[row].toLowerCase().includes(wanted)) rows.push(row);
     }
@@ -394,7 +459,7 @@
   }
 
   function sidOf(row) {
-    return data.codes.map((column) => column[row]).join("-");
+    return data.columns.slice(numGroups).map((column) => column[row]).join("-");
   }
 
   function writeHits() {
@@ -441,6 +506,7 @@
     height = place.height;
     canvas.width = Math.round(width * scale);
     canvas.height = Math.round(height * scale);
+    setLens(null);
     draw();
   }
 

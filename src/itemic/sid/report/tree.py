@@ -11,6 +11,7 @@ from itemic.core.page.formats import shorten
 from itemic.sid.order import lexicographic_order
 from itemic.sid.quality.prefixes import prefix_ids
 from itemic.sid.report.artifacts import SidArtifacts
+from itemic.sid.report.groups import group_items
 
 __all__ = ["TreeSection", "describe_tree", "pick_rows"]
 
@@ -25,7 +26,8 @@ class TreeSection:
     num_items: int
     num_shown: int
     """Items that travel with the page; fewer than all of a large catalog."""
-    label_names: tuple[str, ...]
+    has_groups: bool
+    """Whether like first codes are grouped."""
     data: dict[str, Any]
     """For the script: see ``describe_tree``."""
 
@@ -33,29 +35,35 @@ class TreeSection:
 def describe_tree(found: SidArtifacts, max_items: int) -> TreeSection:
     """Returns the tree of the items, at most about ``max_items`` of them.
 
-    The data are columns over the items shown, in lexicographic order of their codes: ``codes`` (one list a level),
-    ``ids``, ``titles``, ``labels`` (by column: names, and for each item the number of its first one or -1),
-    ``inactive`` and ``moved`` (item number to the codes before). ``counts`` has for each level the number of items,
-    shown or not, under every distinct prefix shown, in the same order.
+    The data are columns over the items shown, in the order of the tree: ``columns`` (the group of like first codes
+    where ``has_groups``, then one list of codes a level), ``ids``, ``titles``, ``labels`` (by column: names, and for
+    each item the number of its first one or -1), ``inactive`` and ``moved`` (item number to the codes before).
+    ``counts`` has for each column the number of items, shown or not, in every box, in the same order.
     """
     catalog = found.catalog
     ids = prefix_ids(catalog.codes)
     rows = pick_rows(catalog.codes, ids, max_items)
-    codes = catalog.codes[rows]
+    groups = None if found.x is None else group_items(catalog.codes[rows, 0], found.x[rows])
+    counts = [np.bincount(ids[:, level]) for level in range(catalog.num_levels)]
+    columns = list(catalog.codes[rows].T)
+    boxes = [ids[rows, level] for level in range(catalog.num_levels)]
+    if groups is not None:
+        order = np.argsort(groups, kind="stable")
+        rows, groups = rows[order], groups[order]
+        columns, boxes = [groups, *catalog.codes[rows].T], [groups, *ids[rows].T]
+        counts.insert(0, _group_sizes(groups, catalog.codes[rows, 0], catalog.codes[:, 0]))
     data = {
-        "sizes": list(catalog.codebook_sizes),
         "total": len(catalog),
-        "codes": codes.T.tolist(),
-        "counts": [_counts(ids[:, level], rows) for level in range(catalog.num_levels)],
+        "has_groups": groups is not None,
+        "columns": [column.tolist() for column in columns],
+        "counts": [_in_order(sizes, box) for sizes, box in zip(counts, boxes, strict=True)],
         "ids": [catalog.item_ids[row] for row in rows],
         "titles": [shorten(found.titles[row], _TITLE_CHARACTERS) for row in rows],
         "labels": {name: _label_column(column, rows) for name, column in found.labels.items()},
         "inactive": np.flatnonzero(~catalog.active[rows]).tolist(),
         "moved": _moved(found, rows),
     }
-    return TreeSection(
-        num_items=len(catalog), num_shown=len(rows), label_names=tuple(name for name in found.labels), data=data
-    )
+    return TreeSection(num_items=len(catalog), num_shown=len(rows), has_groups=groups is not None, data=data)
 
 
 def pick_rows(codes: Int[np.ndarray, "N L"], ids: Int[np.ndarray, "N L"], max_items: int) -> Int[np.ndarray, "n"]:
@@ -79,8 +87,19 @@ def pick_rows(codes: Int[np.ndarray, "N L"], ids: Int[np.ndarray, "N L"], max_it
     return rows
 
 
-def _counts(column: Int[np.ndarray, "N"], rows: Int[np.ndarray, "n"]) -> list[int]:
-    counts: list[int] = np.bincount(column)[np.unique(column[rows])].tolist()
+def _group_sizes(
+    groups: Int[np.ndarray, "n"], first_codes: Int[np.ndarray, "n"], all_first_codes: Int[np.ndarray, "N"]
+) -> Int[np.ndarray, "g"]:
+    """Returns the number of all items in each group, of which some items are known with their first code."""
+    group_of = np.zeros(int(all_first_codes.max()) + 1, dtype=np.int64)
+    group_of[first_codes] = groups
+    return np.bincount(group_of[all_first_codes])
+
+
+def _in_order(sizes: Int[np.ndarray, "b"], boxes: Int[np.ndarray, "n"]) -> list[int]:
+    """Returns the sizes of the boxes in the order in which they come, each once."""
+    starts = np.flatnonzero(np.diff(boxes, prepend=-1))
+    counts: list[int] = sizes[boxes[starts]].tolist()
     return counts
 
 
