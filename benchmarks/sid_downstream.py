@@ -71,7 +71,7 @@ CATALOGS: dict[str, tuple[str, ...]] = {
     "text rqkmeans 3x64": quantizer("rqkmeans", "[64, 64, 64]"),
     "official RQ-VAE": ("tokenize.source=given",),
     "text rqvae 3x256": quantizer("rqvae"),
-    "text hierarchical 3x16": quantizer("hierarchical", "[16, 16, 16]"),
+    "text hierarchical 3x16": quantizer("hierarchical-kmeans", "[16, 16, 16]"),
     "text balanced 3x256": quantizer("balanced-rqkmeans"),
     "joint svd .25": joint(0.25),
     "joint svd .75": joint(0.75),
@@ -79,6 +79,7 @@ CATALOGS: dict[str, tuple[str, ...]] = {
     "text rqkmeans-fsq 3x256": quantizer("rqkmeans-fsq"),
     "collaborative ease": joint(1.0, "ease"),
     "text rqkmeans-plus 3x256": quantizer("rqkmeans-plus"),
+    "text rqvae LETTER 3x256": quantizer("rqvae", "[256, 256, 256]", "tokenize.quantizer.collaborative_weight=0.02"),
     "text suffix 3x256": quantizer("rqkmeans", "[256, 256, 256]", "tokenize.collisions=suffix"),
     "text share 3x256": quantizer("rqkmeans", "[256, 256, 256]", "tokenize.collisions=share"),
     "text rqkmeans 2x256": quantizer("rqkmeans", "[256, 256]"),
@@ -167,8 +168,11 @@ def vector_figures(codes: np.ndarray, sizes: tuple[int, ...], x: np.ndarray) -> 
     return {key: figures[key] for key in ("neighbourhood", "similarity", "distance_correlation")}
 
 
-LEFT_OUT = ("counts", "num_items", "codebook_size", "num_queries", "mse", "chance", ".k")
-"""What is no figure of merit, or the same as another one up to a factor."""
+LEFT_OUT = (
+    *("num_items", "num_levels", "num_labels", "num_queries", "k", "codebook_sizes", "codebook_size", "counts"),
+    *("mse", "chance", "max_items", "num", "num_used", "entropy"),
+)
+"""Keys of what is no figure of merit, or orders catalogs of one size as a neighbour of it does."""
 
 
 def flat(value: Any, path: str) -> Iterator[tuple[str, float]]:
