@@ -10,6 +10,7 @@ from itemic.sid.quantizers import (
     RQOPQ,
     RQVAE,
     BalancedRQKMeans,
+    HierarchicalKMeans,
     RQKMeansFSQ,
     RQKMeansFSQConfig,
     RQKMeansPlus,
@@ -26,6 +27,7 @@ def make_quantizer(kind):
     return {
         "rqkmeans": lambda: RQKMeans(SIZES, kmeans),
         "balanced-rqkmeans": lambda: BalancedRQKMeans(SIZES),
+        "hierarchical-kmeans": lambda: HierarchicalKMeans(SIZES),
         "rqkmeans-fsq": lambda: RQKMeansFSQ(SIZES, RQKMeansFSQConfig(grid=(3, 2), kmeans=kmeans)),
         "rqkmeans-plus": lambda: RQKMeansPlus(SIZES, RQKMeansPlusConfig(base=kmeans, hidden_sizes=(8,), epochs=3)),
         "rqvae": lambda: RQVAE(SIZES, RQVAEConfig(hidden_sizes=(16,), latent_size=4, epochs=20, batch_size=16)),

@@ -5,6 +5,7 @@ from itemic.sid.collisions.unique import resolve_unique
 from itemic.sid.quality import quality
 from itemic.sid.quantizers.balanced import BalancedRQKMeans, BalancedRQKMeansConfig
 from itemic.sid.quantizers.fsq import RQKMeansFSQ, RQKMeansFSQConfig
+from itemic.sid.quantizers.hierarchical import HierarchicalKMeans, HierarchicalKMeansConfig
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.registry import QUANTIZERS, QuantizerConfig, load_quantizer, make_quantizer
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
@@ -20,6 +21,8 @@ __all__ = [
     "BalancedRQKMeans",
     "BalancedRQKMeansConfig",
     "Catalog",
+    "HierarchicalKMeans",
+    "HierarchicalKMeansConfig",
     "Quantizer",
     "QuantizerConfig",
     "RQKMeans",

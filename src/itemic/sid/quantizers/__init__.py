@@ -2,6 +2,7 @@
 
 from itemic.sid.quantizers.balanced import BalancedRQKMeans, BalancedRQKMeansConfig
 from itemic.sid.quantizers.fsq import RQKMeansFSQ, RQKMeansFSQConfig
+from itemic.sid.quantizers.hierarchical import HierarchicalKMeans, HierarchicalKMeansConfig
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.registry import QUANTIZERS, QuantizerConfig, load_quantizer, make_quantizer
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
@@ -15,6 +16,8 @@ __all__ = [
     "RQVAE",
     "BalancedRQKMeans",
     "BalancedRQKMeansConfig",
+    "HierarchicalKMeans",
+    "HierarchicalKMeansConfig",
     "Quantizer",
     "QuantizerConfig",
     "RQKMeans",

@@ -9,6 +9,7 @@ import pydantic
 from itemic.core.errors import ArtifactError
 from itemic.sid.quantizers.balanced import BalancedRQKMeans, BalancedRQKMeansConfig
 from itemic.sid.quantizers.fsq import RQKMeansFSQ, RQKMeansFSQConfig
+from itemic.sid.quantizers.hierarchical import HierarchicalKMeans, HierarchicalKMeansConfig
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
 from itemic.sid.quantizers.rqkmeans_plus import RQKMeansPlus, RQKMeansPlusConfig
@@ -19,13 +20,20 @@ from itemic.sid.quantizers.stored import read_kind
 __all__ = ["QUANTIZERS", "QuantizerConfig", "load_quantizer", "make_quantizer"]
 
 QuantizerConfig = Annotated[
-    RQKMeansConfig | BalancedRQKMeansConfig | RQOPQConfig | RQKMeansFSQConfig | RQVAEConfig | RQKMeansPlusConfig,
+    RQKMeansConfig
+    | BalancedRQKMeansConfig
+    | HierarchicalKMeansConfig
+    | RQOPQConfig
+    | RQKMeansFSQConfig
+    | RQVAEConfig
+    | RQKMeansPlusConfig,
     pydantic.Field(discriminator="kind"),
 ]
 """Settings of any quantizer; the key ``kind`` says which."""
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
-    kind.kind: kind for kind in (RQKMeans, BalancedRQKMeans, RQOPQ, RQKMeansFSQ, RQVAE, RQKMeansPlus)
+    kind.kind: kind
+    for kind in (RQKMeans, BalancedRQKMeans, HierarchicalKMeans, RQOPQ, RQKMeansFSQ, RQVAE, RQKMeansPlus)
 }
 """Classes by the name that a config and a saved file give them."""
 
@@ -41,6 +49,8 @@ def make_quantizer(config: QuantizerConfig, codebook_sizes: Sequence[int]) -> Qu
             return RQKMeans(codebook_sizes, config)
         case BalancedRQKMeansConfig():
             return BalancedRQKMeans(codebook_sizes, config)
+        case HierarchicalKMeansConfig():
+            return HierarchicalKMeans(codebook_sizes, config)
         case RQOPQConfig():
             return RQOPQ(codebook_sizes, config)
         case RQKMeansFSQConfig():
