@@ -1,5 +1,6 @@
 """A toy shop: every user walks from item to item by one rule, so the next item is a function of the last."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,13 +54,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def recipe(shop: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Writes a recipe for the shop; keyword arguments replace settings of ``sft.training``."""
+@pytest.fixture(scope="session")
+def write_recipe(shop: Path) -> Callable[..., Path]:
+    """Writes a recipe for the shop into a folder; keyword arguments replace settings of ``sft.training``."""
 
-    def write(**training: object) -> Path:
+    def write(folder: Path, **training: object) -> Path:
         values = {
-            "run": str(tmp_path / "run"),
+            "run": str(folder / "run"),
             "seed": 4,
             "prepare": {
                 "source": {
@@ -102,8 +103,14 @@ def recipe(shop: Path, tmp_path: Path) -> Callable[..., Path]:
                 "exclude_history": False,
             },
         }
-        path = tmp_path / "recipe.yaml"
+        path = folder / "recipe.yaml"
         path.write_text(yaml.safe_dump(values))
         return path
 
     return write
+
+
+@pytest.fixture
+def recipe(write_recipe: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Writes it into the test's own folder."""
+    return functools.partial(write_recipe, tmp_path)

@@ -158,3 +158,60 @@ def test_a_catalog_fits_the_items_it_begins_with():
     for other in (["b", "a"], ["a", "x"], ["a", "b", "c", "d"]):
         with pytest.raises(ArtifactError, match="made for other items than dataset/; run itemic tokenize again"):
             catalog.check_fits(other)
+
+
+def test_a_catalog_knows_what_it_grew_from(tmp_path):
+    first = small_catalog()
+    grown = first.append(["new"], np.array([[1, 2]]))
+    smaller = grown.remove([0, 3])
+    assert [parent.version for parent in smaller.parents] == [grown.version, first.version]
+    assert smaller.descends_from(first.version)
+    assert smaller.descends_from(smaller.version)
+    assert not first.descends_from(grown.version)
+    assert not smaller.descends_from("another")
+    assert (smaller.ancestor(first.version).num_items, smaller.ancestor(grown.version).num_active) == (3, 4)
+    assert smaller.ancestor(smaller.version) is None
+    smaller.save(tmp_path)
+    assert Catalog.load(tmp_path).parents == smaller.parents
+
+
+def test_what_a_catalog_grew_from_is_no_part_of_its_version():
+    grown = small_catalog().append(["new"], np.array([[1, 2]]))
+    made = small_catalog(codes=grown.codes, item_ids=grown.item_ids)
+    assert grown == made
+    assert made.parents == ()
+
+
+def test_catalogs_from_before_there_were_parents_still_load(tmp_path):
+    catalog = small_catalog()
+    catalog.save(tmp_path)
+    info = read_json(tmp_path / "catalog.json")
+    old = {key: value for key, value in info.items() if key not in ("parents", "refit_of")}
+    write_json(tmp_path / "catalog.json", old)
+    assert Catalog.load(tmp_path) == catalog
+    assert Catalog.load(tmp_path).parents == ()
+    write_json(tmp_path / "catalog.json", old | {"parents": [{"version": "x"}]})
+    with pytest.raises(ArtifactError, match="damaged entry parents"):
+        Catalog.load(tmp_path)
+
+
+def test_versions_do_not_change_with_the_code():
+    assert small_catalog().version == "19815e157a53f69c6c7192fe0c4082fc9a966bf2ad1adf6e39917c8894672cd6"
+
+
+@settings(max_examples=30)
+@given(codebook_sizes, seeds, st.data())
+def test_growth_never_changes_what_is_there(sizes, seed, data):
+    catalog = random_catalog(sizes, seed)
+    every_sid = [tuple(sid) for sid in np.indices(sizes).reshape(len(sizes), -1).T.tolist()]
+    free = sorted(set(every_sid) - {catalog.sid(row) for row in range(len(catalog))})
+    num_new = data.draw(st.integers(0, len(free)))
+    codes = np.array(free[:num_new], dtype=np.int64).reshape(num_new, len(sizes))
+    grown = catalog.append([f"new {row}" for row in range(num_new)], codes)
+    gone = data.draw(st.sets(st.integers(0, len(grown) - 1)))
+    later = grown.remove(sorted(gone))
+    np.testing.assert_array_equal(later.codes[: len(catalog)], catalog.codes)
+    assert later.item_ids[: len(catalog)] == catalog.item_ids
+    assert set(np.flatnonzero(~later.active)) == gone | set(np.flatnonzero(~catalog.active))
+    for row in range(len(catalog), len(later)):
+        assert later.items(later.sid(row)) == ([] if row in gone else [row])

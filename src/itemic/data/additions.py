@@ -47,7 +47,8 @@ def read_additions(
     rows = made.rows.with_columns(clean_titles(made.rows["title"])) if clean else made.rows
     rows = rows.with_columns(pl.int_range(items.height, items.height + pl.len(), dtype=pl.Int64).alias("item_index"))
     try:
-        return rows.select(_typed(rows, name, dtype) for name, dtype in items.schema.items())
+        missing = [pl.lit(None).alias(name) for name in items.columns if name not in rows.columns]
+        return rows.with_columns(missing).select(items.columns).cast(items.schema)
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{path}: a column is not of the type that the dataset's items have: {error}") from None
 
@@ -75,7 +76,3 @@ def _check_columns(path: Path, rows: pl.DataFrame, items: pl.DataFrame) -> None:
             f"{path}: no column {unknown[0]!r} in the dataset, whose items have {', '.join(items.columns)}; "
             "leave it out or rename it"
         )
-
-
-def _typed(rows: pl.DataFrame, name: str, dtype: pl.DataType) -> pl.Expr:
-    return pl.col(name).cast(dtype) if name in rows.columns else pl.lit(None, dtype).alias(name)
