@@ -125,7 +125,8 @@ def test_memory_maps_of_half_precision_are_read_in_pieces(tmp_path, monkeypatch)
     half = np.memmap(tmp_path / "half", dtype=np.float16, mode="w+", shape=text.shape)
     half[:] = text
     whole = fit_transform(JointVectors(), half, collaborative)
-    monkeypatch.setattr("itemic.sid.vectors.pieces", lambda n: [slice(i, i + 13) for i in range(0, n, 13)])
+    for module in ("vectors", "ridge"):
+        monkeypatch.setattr(f"itemic.sid.{module}.pieces", lambda n: [slice(i, i + 13) for i in range(0, n, 13)])
     joint = fit_transform(JointVectors(), half, collaborative)
     np.testing.assert_allclose(joint.transform(half, collaborative), whole.transform(half, collaborative), atol=1e-4)
 

@@ -4,7 +4,7 @@ Knows nothing of codes, and of the log only the file ``collaborative.safetensors
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +18,7 @@ from itemic.core.config import config_from_mapping, config_to_mapping
 from itemic.core.errors import ArtifactError, CatalogError, ConfigError, DataError
 from itemic.core.files import text_hash, write_arrays
 from itemic.sid.quantizers.protocol import pieces
+from itemic.sid.ridge import fit_ridge, mean_and_scatter
 
 __all__ = [
     "CollaborativeItems",
@@ -34,10 +35,6 @@ __all__ = [
     "require_collaborative",
     "write_collaborative",
 ]
-
-_PENALTIES = 10.0 ** np.arange(-6, 4)
-"""Ridge penalties tried, in units of the mean eigenvalue of the texts' scatter matrix: from almost none to one that
-leaves little but the mean. A tenfold step changes the error by less than its own uncertainty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +96,7 @@ class JointTransform:
 
     rms is the root of the mean squared length of the centred vectors (of the text's kept components, of the seen
     items' collaborative vectors), so the mean squared length of t is 1 - w and that of c is w. Of an item without a
-    collaborative vector, collaborative - mean_c is what a ridge regression from its text says,
+    collaborative vector, collaborative - mean_c is what a ridge regression (``sid.ridge``) from its text says,
     (text - ridge_mean) prediction; zeros would put all such items on one spot. A part of weight 0 has no columns.
     """
 
@@ -188,9 +185,6 @@ def fit_transform(
 ) -> JointTransform:
     """Returns the transform for these items: means, sizes, principal components and the regression.
 
-    The ridge penalty is no setting: of ten it is the one with the least generalised cross-validation error (Golub,
-    Heath and Wahba, 1979), which the seen items alone decide.
-
     Args:
         config: Weight and width.
         text: Text embeddings of all items.
@@ -200,23 +194,12 @@ def fit_transform(
         ConfigError: if more components are asked for than the text embeddings have.
         DataError: if fewer than two items have a collaborative vector, or all vectors of a part are equal.
     """
-    num_items, width = text.shape
-    seen = collaborative.seen
-    if config.text_dimensions > width:
-        raise ConfigError(f"text_dimensions {config.text_dimensions}: the embeddings have {width}")
-    if len(collaborative.vectors) != num_items or int(seen.sum()) < 2:
-        raise DataError(
-            f"joint vectors: expected one collaborative vector for each of {num_items} items and at least two seen "
-            f"items, found {len(collaborative.vectors)} and {int(seen.sum())}"
-        )
-    text_mean, scatter = _mean_and_scatter(text, np.ones(num_items, dtype=bool))
+    _check_parts(config, text, collaborative)
+    text_mean, scatter = mean_and_scatter(text, np.ones(len(text), dtype=bool))
     basis = _principal_directions(scatter, config.text_dimensions)
-    text_square = np.trace(scatter if basis is None else basis.T @ scatter @ basis) / num_items
-    collaborative_mean = collaborative.vectors[seen].mean(axis=0, dtype=np.float64)
-    ridge_mean, seen_scatter = _mean_and_scatter(text, seen)
-    moments = _cross_moments(text, collaborative, ridge_mean, collaborative_mean)
-    collaborative_square = moments.square / int(seen.sum())
-    if min(text_square, collaborative_square) <= 0:
+    text_square = np.trace(scatter if basis is None else basis.T @ scatter @ basis) / len(text)
+    ridge = fit_ridge(text, collaborative.vectors, collaborative.seen)
+    if min(text_square, ridge.output_square) <= 0:
         raise DataError("joint vectors: all text embeddings, or all collaborative vectors, are equal")
     weight = config.collaborative_weight
     return JointTransform(
@@ -224,10 +207,10 @@ def fit_transform(
         text_mean=text_mean.astype(np.float32),
         text_scale=float(np.sqrt((1 - weight) / text_square)),
         text_basis=None if basis is None else basis.astype(np.float32),
-        collaborative_mean=collaborative_mean.astype(np.float32),
-        collaborative_scale=float(np.sqrt(weight / collaborative_square)),
-        ridge_mean=ridge_mean.astype(np.float32),
-        prediction=_ridge(seen_scatter, moments, int(seen.sum())).astype(np.float32),
+        collaborative_mean=ridge.output_mean.astype(np.float32),
+        collaborative_scale=float(np.sqrt(weight / ridge.output_square)),
+        ridge_mean=ridge.input_mean.astype(np.float32),
+        prediction=ridge.coefficients.astype(np.float32),
     )
 
 
@@ -307,47 +290,15 @@ def _read(path: Path, names: Sequence[str], item_ids: Sequence[str], stage: str)
     return arrays
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Moments:
-    cross: Float[np.ndarray, "D C"]
-    """Sum over seen items of centred text times centred collaborative vector."""
-    square: float
-    """Sum over seen items of the centred collaborative vector's squared length."""
-
-
-def _mean_and_scatter(
-    text: Float[np.ndarray, "N D"], chosen: Bool[np.ndarray, "N"]
-) -> tuple[Float[np.ndarray, "D"], Float[np.ndarray, "D D"]]:
-    """Returns mean and Σ (t - mean)(t - mean)' over the chosen rows, in float64 without a float64 copy of the text."""
-    width = text.shape[1]
-    mean = np.zeros(width)
-    for block in _blocks(text, chosen):
-        mean += block.sum(axis=0)
-    mean /= chosen.sum()
-    scatter = np.zeros((width, width))
-    for block in _blocks(text, chosen):
-        scatter += (block - mean).T @ (block - mean)
-    return mean, scatter
-
-
-def _cross_moments(
-    text: Float[np.ndarray, "N D"],
-    collaborative: CollaborativeItems,
-    text_mean: Float[np.ndarray, "D"],
-    collaborative_mean: Float[np.ndarray, "C"],
-) -> _Moments:
-    cross, square = np.zeros((len(text_mean), len(collaborative_mean))), 0.0
-    both = zip(_blocks(text, collaborative.seen), _blocks(collaborative.vectors, collaborative.seen), strict=True)
-    for text_block, block in both:
-        cross += (text_block - text_mean).T @ (block - collaborative_mean)
-        square += float(np.square(block - collaborative_mean).sum())
-    return _Moments(cross=cross, square=square)
-
-
-def _blocks(x: Float[np.ndarray, "N D"], chosen: Bool[np.ndarray, "N"]) -> Iterator[Float[np.ndarray, "b D"]]:
-    """Yields the chosen rows as float64, a piece at a time."""
-    for rows in pieces(len(x)):
-        yield x[rows][chosen[rows]].astype(np.float64)
+def _check_parts(config: JointVectors, text: Float[np.ndarray, "N D"], collaborative: CollaborativeItems) -> None:
+    if config.text_dimensions > text.shape[1]:
+        raise ConfigError(f"text_dimensions {config.text_dimensions}: the embeddings have {text.shape[1]}")
+    num_seen = int(collaborative.seen.sum())
+    if len(collaborative.vectors) != len(text) or num_seen < 2:
+        raise DataError(
+            f"joint vectors: expected one collaborative vector for each of {len(text)} items and at least two seen "
+            f"items, found {len(collaborative.vectors)} and {num_seen}"
+        )
 
 
 def _principal_directions(scatter: Float[np.ndarray, "D D"], num_kept: int) -> Float[np.ndarray, "D P"] | None:
@@ -358,23 +309,3 @@ def _principal_directions(scatter: Float[np.ndarray, "D D"], num_kept: int) -> F
     largest = directions[np.abs(directions).argmax(axis=0), np.arange(num_kept)]
     signed: np.ndarray = directions * np.sign(largest)
     return signed
-
-
-def _ridge(scatter: Float[np.ndarray, "D D"], moments: _Moments, num_seen: int) -> Float[np.ndarray, "D C"]:
-    """Returns (X'X + λI)⁻¹ X'Y for the λ of least GCV error n RSS / (n - df)², df = 1 + Σ e / (e + λ).
-
-    With X'X = Q diag(e) Q' and Z = Q'X'Y, RSS(λ) = |Y|² - Σ_j |Z_j|² (e_j + 2λ) / (e_j + λ)².
-    """
-    values, vectors = np.linalg.eigh(scatter)
-    values = np.maximum(values, 0)
-    rotated = vectors.T @ moments.cross
-    squares = np.square(rotated).sum(axis=1)
-    errors = []
-    penalties = _PENALTIES * max(values.mean(), np.finfo(np.float64).tiny)
-    for penalty in penalties:
-        residual = max(moments.square - float((squares * (values + 2 * penalty) / (values + penalty) ** 2).sum()), 0)
-        freedom = num_seen - 1 - float((values / (values + penalty)).sum())
-        errors.append(num_seen * residual / freedom**2 if freedom > 0 else np.inf)
-    penalty = penalties[int(np.argmin(errors))]
-    coefficients: np.ndarray = vectors @ (rotated / (values + penalty)[:, None])
-    return coefficients
