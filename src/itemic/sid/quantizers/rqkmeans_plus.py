@@ -4,14 +4,16 @@ Knows nothing of collisions.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+import pydantic
 import torch
 from jaxtyping import Float
 
 from itemic.core.device import pick_device
 from itemic.core.errors import ConfigError
+from itemic.sid.quantizers.balanced import BalancedRQKMeans, BalancedRQKMeansConfig
 from itemic.sid.quantizers.network_start import standardize_on, start_from_codebooks
 from itemic.sid.quantizers.neural import NeuralQuantizer
 from itemic.sid.quantizers.protocol import Quantizer, check_vectors
@@ -21,6 +23,9 @@ from itemic.sid.quantizers.rqvae_training import VQTrainingConfig, train_network
 
 __all__ = ["RQKMeansPlus", "RQKMeansPlusConfig"]
 
+BaseConfig = Annotated[RQKMeansConfig | BalancedRQKMeansConfig, pydantic.Field(discriminator="kind")]
+"""What RQ-KMeans+ can start from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RQKMeansPlusConfig(VQTrainingConfig):
@@ -28,8 +33,9 @@ class RQKMeansPlusConfig(VQTrainingConfig):
 
     kind: Literal["rqkmeans-plus"] = "rqkmeans-plus"
     """Names this quantizer in a recipe."""
-    base: RQKMeansConfig = field(default_factory=RQKMeansConfig)
-    """The residual k-means that it starts from."""
+    base: BaseConfig = field(default_factory=RQKMeansConfig)
+    """The residual k-means that it starts from; its key ``kind`` says which. MiniOneRec starts from balanced codes.
+    Only the codebooks are taken over: the prices of balanced codes are not, since the nearest code is trained."""
     hidden_sizes: tuple[int, ...] = (768, 256)
     """Widths of the residual branches of encoder and decoder. Default: as RQ-VAE here."""
     learning_rate: float = 1e-4
@@ -82,7 +88,7 @@ class RQKMeansPlus(NeuralQuantizer):
         self, x: Float[np.ndarray, "N D"], rng: np.random.Generator, generator: torch.Generator
     ) -> Quantizer:
         """Returns the fitted residual k-means, having become it: same codes, same decoded vectors."""
-        base = RQKMeans(self._sizes, self.config.base).fit(x, rng)
+        base = _make_base(self.config.base, self._sizes).fit(x, rng)
         network = self._make_network(x.shape[1], generator).to(pick_device(self.config.device))
         standardize_on(network, x)
         start_from_codebooks(network, base.codebooks)
@@ -94,3 +100,11 @@ class RQKMeansPlus(NeuralQuantizer):
         encoder = ResidualMLP(widths, generator, HIDDEN_GAIN)
         decoder = ResidualMLP(widths, generator, HIDDEN_GAIN)
         return QuantizerNetwork(width, encoder, decoder, self._sizes, width)
+
+
+def _make_base(config: BaseConfig, codebook_sizes: tuple[int, ...]) -> Quantizer:
+    match config:
+        case RQKMeansConfig():
+            return RQKMeans(codebook_sizes, config)
+        case BalancedRQKMeansConfig():
+            return BalancedRQKMeans(codebook_sizes, config)
