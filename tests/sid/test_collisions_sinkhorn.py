@@ -40,14 +40,16 @@ def test_two_items_that_want_one_code_part():
 @pytest.mark.parametrize("seed", range(5))
 def test_groups_at_once_equal_the_plain_iteration_of_each(seed):
     distance = np.random.default_rng(seed).random((3, 4, 6))
-    expected = [plain_sinkhorn(one, epsilon=0.05).tolist() for one in distance]
-    assert sinkhorn_assignment(distance, epsilon=0.05).tolist() == expected
+    for epsilon in (0.05, 0.003):
+        expected = [plain_sinkhorn(one, epsilon).tolist() for one in distance]
+        assert sinkhorn_assignment(distance, epsilon).tolist() == expected
 
 
 def test_small_epsilons_neither_overflow_nor_divide_by_zero():
     distance = np.random.default_rng(0).random((1, 8, 8)) * 1e6
     assert len(np.unique(sinkhorn_assignment(distance))) >= 6
     assert sinkhorn_assignment(np.zeros((1, 2, 3))).shape == (1, 2)
+    assert len(np.unique(sinkhorn_assignment(distance, epsilon=1e-6))) > 1
 
 
 @settings(max_examples=30, deadline=None)
@@ -82,7 +84,7 @@ def test_what_remains_is_shared_and_said(caplog):
     with caplog.at_level(logging.WARNING, logger="itemic"):
         settled = settle_collisions(quantizer.encode(x), (3, 8), "sinkhorn", x, quantizer)
     assert settled.shares
-    assert "sinkhorn leaves 1 of 5 items on a SID that another item has (before: 1); collisions: unique" in caplog.text
+    assert "leaves 1 of 5 items without a SID of their own (before: 1); collisions: unique leaves none" in caplog.text
 
 
 def test_a_catalog_that_became_unique_does_not_share():

@@ -73,7 +73,7 @@ def settle_collisions(
     remaining = _num_repeats(balanced)
     if remaining:
         log.warning(
-            "collisions: sinkhorn leaves %d of %d items on a SID that another item has (before: %d); "
+            "collisions: sinkhorn leaves %d of %d items without a SID of their own (before: %d); "
             "collisions: unique leaves none",
             remaining,
             len(codes),

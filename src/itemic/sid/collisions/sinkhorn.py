@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import logsumexp
 
 from itemic.sid.order import same_row_ids
 from itemic.sid.quantizers.protocol import Quantizer
@@ -50,8 +49,8 @@ def sinkhorn_assignment(
 ) -> Int[np.ndarray, "G n"]:
     """Returns the code of each item when all codes of a group must be used alike.
 
-    Q = argmin_Q <Q, d> − ε H(Q) with equal row and equal column sums, by Sinkhorn's iteration in logarithms; the code
-    is argmax_k Q_ik. As in MiniOneRec d is first moved and scaled to about [−1, 1]: d ← (d − m) / (max d − m + 1e-5)
+    Q = argmin_Q <Q, d> − ε H(Q) with equal row and equal column sums, by Sinkhorn's iteration; the code is
+    argmax_k Q_ik. As in MiniOneRec d is first moved and scaled to about [−1, 1]: d ← (d − m) / (max d − m + 1e-5)
     with m the middle between min d and max d of the group.
 
     Args:
@@ -63,10 +62,13 @@ def sinkhorn_assignment(
     most, least = d.max(axis=(1, 2), keepdims=True), d.min(axis=(1, 2), keepdims=True)
     middle = (most + least) / 2
     log_q = -(d - middle) / (most - middle + 1e-5) / epsilon
+    # With the default ε the least is exp(-667), which float64 still holds; the floor is for smaller ones. After one
+    # round every row and column has an entry of at least 1 / (n K), so nothing is ever divided by zero.
+    q = np.maximum(np.exp(log_q - log_q.max(axis=2, keepdims=True)), np.finfo(np.float64).tiny)
     for _ in range(num_iterations):
-        log_q -= logsumexp(log_q, axis=2, keepdims=True)
-        log_q -= logsumexp(log_q, axis=1, keepdims=True)
-    assigned: np.ndarray = log_q.argmax(axis=2)
+        q /= q.sum(axis=2, keepdims=True)
+        q /= q.sum(axis=1, keepdims=True)
+    assigned: np.ndarray = q.argmax(axis=2)
     return assigned
 
 
