@@ -26,7 +26,8 @@ BELOW["recipe"] = BELOW["train"] | {"train"}
 BELOW["inference"] = BELOW["recipe"]
 BELOW["pipeline"] = BELOW["recipe"] | {"recipe", "inference"}
 BELOW["upkeep"] = BELOW["recipe"]
-BELOW["cli"] = BELOW["pipeline"] | {"pipeline", "upkeep"}
+BELOW["items_only"] = {"core", "data", "embed", "sid"}
+BELOW["cli"] = BELOW["pipeline"] | {"pipeline", "upkeep", "items_only"}
 BELOW["__init__"] = {"core", "inference", "pipeline", "recipe"}
 
 ADAPTERS = {

@@ -2,7 +2,7 @@ import polars as pl
 import pytest
 
 from itemic.core.errors import DataError
-from itemic.data.additions import read_additions
+from itemic.data.additions import read_additions, read_items
 from itemic.data.columns import ItemColumns
 from itemic.data.sources.table import TableConfig
 
@@ -67,3 +67,12 @@ def test_a_type_that_the_dataset_does_not_have_is_refused(tmp_path):
     assert read_additions(write(tmp_path, "item_id,title,year\nc,C,2001\n"), items)["year"].to_list() == [2001]
     with pytest.raises(DataError, match="a column is not of the type"):
         read_additions(write(tmp_path, "item_id,title,year\nc,C,soon\n"), items)
+
+
+def test_a_catalogue_of_its_own_keeps_all_its_columns(tmp_path):
+    path = write(tmp_path, "item_id,title,brand\nc,C &amp; Co,X\nd,D,\n")
+    items = read_items(path)
+    assert items.columns == ["item_index", "item_id", "title", "description", "brand"]
+    assert items.rows()[0] == (0, "c", "C & Co", "", "X")
+    with pytest.raises(DataError, match="row 3: empty title"):
+        read_items(write(tmp_path, "item_id,title\nc,C\nd,\n"))

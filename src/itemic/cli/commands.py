@@ -48,7 +48,12 @@ def _stage(name: str, argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true")
     if name == "tokenize":
         parser.add_argument("--report", action="store_true")
+        for flag in ("--items", "--vectors", "--vector-ids"):
+            parser.add_argument(flag, type=Path)
     known, rest = parser.parse_known_args(argv)
+    if name == "tokenize" and (known.items or known.vectors):
+        _tokenize_items(known, rest)
+        return
     from itemic.pipeline import run_stage
     from itemic.recipe import with_run
 
@@ -57,7 +62,7 @@ def _stage(name: str, argv: list[str]) -> None:
         recipe = replace(recipe, seed=known.seed)
     recipe = with_run(recipe, known.run)
     result = run_stage(recipe, name, force=known.force)
-    page = _write_sid_page(recipe) if name == "tokenize" and known.report else None
+    page = _write_sid_page(Path(recipe.run), recipe.seed) if name == "tokenize" and known.report else None
     if known.json:
         _print_json(result.metrics)
     elif name == "evaluate":
@@ -70,11 +75,37 @@ def _stage(name: str, argv: list[str]) -> None:
         print(f"report: {page}")
 
 
-def _write_sid_page(recipe: Any) -> Path:
+def _tokenize_items(known: argparse.Namespace, rest: list[str]) -> None:
+    """Makes a run of a catalogue alone, without a recipe."""
+    import tyro
+
+    from itemic.core.run import Run
+    from itemic.embed.embed import EmbedConfig
+    from itemic.items_only import tokenize_items
+    from itemic.sid.tokenize import TokenizeConfig
+
+    if known.run is None or known.recipe is not None:
+        raise ConfigError("itemic tokenize --items or --vectors makes a run of its own: give --run, and no --recipe")
+    config = tyro.cli(TokenizeConfig, prog="itemic tokenize", args=rest)
+    embed_config = EmbedConfig(vectors=str(known.vectors or ""), vector_ids=str(known.vector_ids or ""))
+    seed = known.seed or 0
+    result = tokenize_items(
+        config, Run(known.run), items=known.items, embed_config=embed_config, seed=seed, force=known.force
+    )
+    page = _write_sid_page(known.run, seed) if known.report else None
+    if known.json:
+        _print_json(result.metrics)
+        return
+    _print_figures("tokenize", result.metrics)
+    if page:
+        print(f"report: {page}")
+
+
+def _write_sid_page(run: Path, seed: int) -> Path:
     from itemic.core.run import Run
     from itemic.sid.report import write_sid_report
 
-    return write_sid_report(Run(Path(recipe.run)), seed=recipe.seed)
+    return write_sid_report(Run(run), seed=seed)
 
 
 def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
@@ -91,7 +122,11 @@ def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
         "Besides the flags below: --run FOLDER, --recipe FILE (default: FOLDER/recipe.yaml), --seed N, --force, --json."
     )
     if name == "tokenize":
-        common += " --report writes sids.html besides, a page of the codes that opens offline."
+        common += (
+            " --report writes sids.html besides, a page of the codes that opens offline. A catalogue without a log "
+            "needs no recipe: --run NEW --items FILE (item_id, title, ...), or --vectors FILE (.parquet with item_id; "
+            ".npy or .safetensors with --vector-ids FILE), or both."
+        )
     if name == "prepare":
         common += " Without a recipe name the source first: source:table-config --source.interactions FILE ..."
     parse = functools.partial(tyro.cli, prog=f"itemic {name}", description=common, args=rest)

@@ -11,10 +11,10 @@ from itemic.core.files import atomic_folder, file_hash, read_json, write_json, w
 
 __all__ = ["EXAMPLE_SCHEMA", "INTERACTION_SCHEMA", "ITEM_SCHEMA", "Dataset"]
 
-ITEM_SCHEMA = {"item_index": pl.Int64, "item_id": pl.String, "title": pl.String, "description": pl.String}
+ITEM_SCHEMA: dict[str, Any] = {"item_index": pl.Int64, "item_id": pl.String, "title": pl.String, "description": pl.String}
 """First columns of ``items.parquet``; any further columns of the catalogue follow."""
 
-INTERACTION_SCHEMA = {
+INTERACTION_SCHEMA: dict[str, Any] = {
     "user_id": pl.String,
     "item_index": pl.Int64,
     "timestamp": pl.Int64,
@@ -24,7 +24,7 @@ INTERACTION_SCHEMA = {
 """Columns of ``interactions.parquet``: the timestamp is seconds since 1970 (null where the source has none); ``split``
 is the part (train, valid, test) in which the interaction is a target; a user's first one goes with the second."""
 
-EXAMPLE_SCHEMA = {
+EXAMPLE_SCHEMA: dict[str, Any] = {
     "example_id": pl.Int64,
     "user_id": pl.String,
     "history": pl.List(pl.Int64),

@@ -1,4 +1,7 @@
-"""Further items for a dataset: a table of them becomes rows like those it has. Knows nothing of vectors or SIDs."""
+"""Tables of items without a log: a catalogue of its own, or further items for a dataset that has some.
+
+Knows nothing of vectors or SIDs.
+"""
 
 from pathlib import Path
 
@@ -11,7 +14,22 @@ from itemic.data.reading import read_table
 from itemic.data.rejects import SourceRows
 from itemic.data.sources.table import TableConfig
 
-__all__ = ["read_additions"]
+__all__ = ["read_additions", "read_items"]
+
+
+def read_items(path: Path, *, clean: bool = True) -> pl.DataFrame:
+    """Returns the items of a file as rows of ``items.parquet``: item_index, item_id, title, description, further ones.
+
+    Args:
+        path: As for ``read_additions``.
+        clean: Whether titles are cleaned of HTML entities and line breaks.
+
+    Raises:
+        DataError: naming file and row of an item that occurs twice or has no id or title; if a column is missing, or
+            there is no row.
+    """
+    rows = _read_rows(path, None, clean=clean).drop("source_row")
+    return rows.select(pl.int_range(pl.len(), dtype=pl.Int64).alias("item_index"), pl.all())
 
 
 def read_additions(
@@ -33,6 +51,19 @@ def read_additions(
         DataError: naming file and row of an item that is known, occurs twice or has no id or title; if a column is
             missing or unknown, or there is no row.
     """
+    rows = _read_rows(path, source, clean=clean)
+    _check_new(path, rows, items)
+    _check_columns(path, rows, items)
+    rows = rows.with_columns(pl.int_range(items.height, items.height + pl.len(), dtype=pl.Int64).alias("item_index"))
+    try:
+        missing = [pl.lit(None).alias(name) for name in items.columns if name not in rows.columns]
+        return rows.with_columns(missing).select(items.columns).cast(items.schema)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path}: a column is not of the type that the dataset's items have: {error}") from None
+
+
+def _read_rows(path: Path, source: TableConfig | None, *, clean: bool) -> pl.DataFrame:
+    """Returns item_id, title, description, the further columns as text, and source_row."""
     layout = {} if source is None else {"quoted": source.quoted, "encoding": source.encoding}
     table = read_table(path, **layout)  # type: ignore[arg-type]
     table = SourceRows(file=table.file, rows=table.rows.drop("item_index", strict=False), rejects=table.rejects)
@@ -42,15 +73,7 @@ def read_additions(
         raise DataError(f"{path}: row {row}: {reason} (rows that cannot be used: {made.rejects.height})")
     if made.rows.is_empty():
         raise DataError(f"{path}: has no items")
-    _check_new(path, made.rows, items)
-    _check_columns(path, made.rows, items)
-    rows = made.rows.with_columns(clean_titles(made.rows["title"])) if clean else made.rows
-    rows = rows.with_columns(pl.int_range(items.height, items.height + pl.len(), dtype=pl.Int64).alias("item_index"))
-    try:
-        missing = [pl.lit(None).alias(name) for name in items.columns if name not in rows.columns]
-        return rows.with_columns(missing).select(items.columns).cast(items.schema)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{path}: a column is not of the type that the dataset's items have: {error}") from None
+    return made.rows.with_columns(clean_titles(made.rows["title"])) if clean else made.rows
 
 
 def _columns(names: list[str], source: TableConfig | None) -> ItemColumns:

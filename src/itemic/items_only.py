@@ -1,0 +1,82 @@
+"""Semantic IDs for a catalogue alone: items or vectors from a file, no log, no recipe, no model.
+
+The run folder is like any other, with a dataset in which nobody has met an item yet, so its catalog can be looked at,
+appended to and exported.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from itemic.core.dataset import EXAMPLE_SCHEMA, INTERACTION_SCHEMA, ITEM_SCHEMA, Dataset
+from itemic.core.errors import ConfigError
+from itemic.core.files import read_json
+from itemic.core.run import Run, StageResult
+from itemic.data.additions import read_items
+from itemic.embed.embed import EmbedConfig, embed
+from itemic.embed.given import read_vectors
+from itemic.sid.tokenize import TokenizeConfig, tokenize
+
+__all__ = ["tokenize_items"]
+
+_PROTOCOL = "items only"
+
+
+def tokenize_items(
+    config: TokenizeConfig,
+    run: Run,
+    *,
+    items: Path | None = None,
+    embed_config: EmbedConfig | None = None,
+    seed: int,
+    force: bool = False,
+) -> StageResult:
+    """Returns the tokenize stage's result after making a run folder of a catalogue without a log.
+
+    Args:
+        config: How items get their semantic IDs.
+        run: A new folder, or one that this function made before.
+        items: Table of items with item_id and title, and a description and further columns where it has them: .csv,
+            .tsv, .jsonl (each also .gz) or .parquet. None takes ids from ``embed_config.vectors``, without titles.
+        embed_config: How texts are encoded, or the file of vectors made elsewhere.
+        seed: From which every random stream is derived.
+        force: Runs even what is unchanged.
+
+    Raises:
+        ConfigError: if there are neither items nor vectors, or the folder holds a run with a log.
+        DataError: if a file has a row that cannot be used, or an item has neither text nor vector.
+        CatalogError: as ``tokenize``.
+    """
+    embed_config = embed_config or EmbedConfig()
+    if items is None and not embed_config.vectors:
+        raise ConfigError("expected a table of items, a file of vectors, or both")
+    _refuse_log(run)
+    table = read_items(items) if items is not None else _untitled(embed_config)
+    _write_dataset(table, items or Path(embed_config.vectors), run)
+    embed(embed_config, run, seed=seed, force=force)
+    return tokenize(config, run, seed=seed, force=force)
+
+
+def _refuse_log(run: Run) -> None:
+    path = run.path("dataset") / "dataset.json"
+    if path.exists() and read_json(path).get("split") != _PROTOCOL:
+        raise ConfigError(f"{run.folder}: holds a run with a log, whose items are in dataset/; name another folder")
+
+
+def _untitled(config: EmbedConfig) -> pl.DataFrame:
+    ids, _ = read_vectors(Path(config.vectors), Path(config.vector_ids) if config.vector_ids else None)
+    return pl.DataFrame({"item_id": ids, "title": "", "description": ""}).with_row_index("item_index")
+
+
+def _write_dataset(items: pl.DataFrame, source: Path, run: Run) -> None:
+    examples = pl.DataFrame(schema=EXAMPLE_SCHEMA)
+    info: dict[str, Any] = {"split": _PROTOCOL, "source": source.name, "counts": {"items": items.height}}
+    Dataset(
+        items=items.with_columns(pl.col(name).cast(dtype) for name, dtype in ITEM_SCHEMA.items()),
+        interactions=pl.DataFrame(schema=INTERACTION_SCHEMA),
+        train=examples,
+        valid=examples,
+        test=examples,
+        info=info,
+    ).save(run.path("dataset"))

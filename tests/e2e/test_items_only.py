@@ -1,0 +1,85 @@
+"""Semantic IDs for a catalogue alone, from the command line."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from itemic.cli.main import main
+from itemic.core.dataset import Dataset
+from itemic.core.errors import ConfigError, DataError
+from itemic.core.run import Run
+from itemic.embed import EmbedConfig
+from itemic.items_only import tokenize_items
+from itemic.sid import Catalog, TokenizeConfig
+
+SIZES = ["--codebook-sizes", "4", "4", "4"]
+
+
+def write_items(folder, num_items=30):
+    path = folder / "items.csv"
+    lines = [f"i{row},Thing {row},brand{row % 3}" for row in range(num_items)]
+    path.write_text("\n".join(["item_id,title,brand", *lines]) + "\n")
+    return path
+
+
+def write_vectors(folder, num_items=30):
+    """Vectors in another order than the items, and one of an item that the catalogue does not have."""
+    x = np.random.default_rng(0).normal(size=(num_items + 1, 6)).astype(np.float16)
+    np.save(folder / "x.npy", x)
+    ids = [*(f"i{row}" for row in reversed(range(num_items))), "other"]
+    (folder / "ids.txt").write_text("\n".join(ids) + "\n")
+    return folder / "x.npy", folder / "ids.txt", x
+
+
+def test_items_and_their_vectors_become_a_catalog_and_a_page(tmp_path, capsys):
+    items, (vectors, ids, x) = write_items(tmp_path), write_vectors(tmp_path)
+    command = ["tokenize", "--run", str(tmp_path / "run"), "--items", str(items), "--vectors", str(vectors)]
+    command += ["--vector-ids", str(ids), "--report", *SIZES]
+    main([*command, "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    catalog = Catalog.load(tmp_path / "run" / "catalog")
+    assert figures["catalog_version"] == catalog.version
+    assert catalog.item_ids == tuple(f"i{row}" for row in range(30))
+    assert "Thing 7" in (tmp_path / "run" / "sids.html").read_text()
+    quality = json.loads((tmp_path / "run" / "catalog" / "quality.json").read_text())
+    assert "brand" in json.dumps(quality)
+    main(command)
+    assert "report: " in capsys.readouterr().out
+    assert Run(tmp_path / "run").manifest()["stages"]["embed"]["metrics"]["width"] == x.shape[1]
+
+
+def test_vectors_alone_suffice(tmp_path):
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    path = tmp_path / "x.parquet"
+    pl.DataFrame({"item_id": [f"p{row}" for row in range(20)], "embedding": x.tolist()}).write_parquet(path)
+    run = Run(tmp_path / "run")
+    config = TokenizeConfig(codebook_sizes=(8, 4))
+    tokenize_items(config, run, embed_config=EmbedConfig(vectors=str(path)), seed=0)
+    assert Catalog.load(run.path("catalog")).item_ids[19] == "p19"
+    assert Dataset.load(run.path("dataset")).train.height == 0
+    assert tokenize_items(config, run, embed_config=EmbedConfig(vectors=str(path)), seed=0).skipped
+
+
+def test_neither_items_nor_vectors_or_a_run_with_a_log_is_refused(tmp_path, shop):
+    with pytest.raises(ConfigError, match="a table of items, a file of vectors, or both"):
+        tokenize_items(TokenizeConfig(), Run(tmp_path / "run"), seed=0)
+    (tmp_path / "old" / "dataset").mkdir(parents=True)
+    (tmp_path / "old" / "dataset" / "dataset.json").write_text('{"split": "temporal"}')
+    with pytest.raises(ConfigError, match="holds a run with a log"):
+        tokenize_items(TokenizeConfig(), Run(tmp_path / "old"), items=write_items(tmp_path), seed=0)
+
+
+def test_items_without_a_vector_are_named(tmp_path):
+    items, (vectors, ids, _) = write_items(tmp_path, 31), write_vectors(tmp_path)
+    config = EmbedConfig(vectors=str(vectors), vector_ids=str(ids))
+    with pytest.raises(DataError, match="1 of 31 items have no vector: 'i30'"):
+        tokenize_items(TokenizeConfig(), Run(tmp_path / "run"), items=items, embed_config=config, seed=0)
+
+
+def test_the_command_needs_a_folder_of_its_own(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["tokenize", "--items", str(write_items(tmp_path))])
+    assert stopped.value.code == 2
+    assert "give --run" in capsys.readouterr().err
