@@ -36,16 +36,24 @@ class Coder:
     encode: Callable[[np.ndarray], np.ndarray]
     decode: Callable[[np.ndarray], np.ndarray]
     quantizer: Quantizer | None = None
+    codes_new_vectors: bool = True
 
 
 Fit = Callable[[np.ndarray, int], Coder]
 Sizes = tuple[int, ...]
 
 
-def summing(codebooks: Any, encode: Callable[[np.ndarray], np.ndarray]) -> Coder:
+def summing(codebooks: Any, encode: Callable[[np.ndarray], np.ndarray], *, codes_new_vectors: bool = True) -> Coder:
     """Returns a coder that decodes to the sum of one vector a level."""
     books = [np.asarray(codebook, dtype=np.float32) for codebook in codebooks]
-    return Coder(encode, lambda codes: sum(book[codes[:, level]] for level, book in enumerate(books)))
+
+    def decode(codes: np.ndarray) -> np.ndarray:
+        total = books[0][codes[:, 0]].copy()
+        for level, book in enumerate(books[1:], start=1):
+            total += book[codes[:, level]]
+        return total
+
+    return Coder(encode, decode, codes_new_vectors=codes_new_vectors)
 
 
 def itemic(make: Callable[[Sizes], Quantizer]) -> Callable[[argparse.Namespace], Fit]:
@@ -128,7 +136,7 @@ def minionerec(arguments: argparse.Namespace) -> Fit:
         sizes = list(arguments.codebook_sizes)
         codes, books, _ = module.residual_kmeans_constrained(x, sizes, len(sizes), max_iter=100, random_state=seed)
         # It has no encoder: the codes are the training labels.
-        return summing(books, lambda x: codes.T)
+        return summing(books, lambda x: codes.T, codes_new_vectors=False)
 
     return fit
 
@@ -219,6 +227,7 @@ def equal_size(arguments: argparse.Namespace) -> int:
 ITEMIC: dict[str, Callable[[argparse.Namespace], Fit]] = {
     **{f"itemic {kind}": itemic(lambda sizes, kind=kind: QUANTIZERS[kind](sizes)) for kind in QUANTIZERS},  # type: ignore
     "itemic rqkmeans, 1 iteration": itemic(lambda sizes: RQKMeans(sizes, RQKMeansConfig(num_iterations=1))),
+    "itemic rqkmeans, 10 iterations": itemic(lambda sizes: RQKMeans(sizes, RQKMeansConfig(num_iterations=10))),
     "itemic rqkmeans, 2 refinements": itemic(lambda sizes: RQKMeans(sizes, RQKMeansConfig(num_refinements=2))),
 }
 PEERS: dict[str, Callable[[argparse.Namespace], Fit]] = {
@@ -252,7 +261,14 @@ def relative_error(x: np.ndarray, codes: np.ndarray, decode: Callable[[np.ndarra
     return error / variance
 
 
-def measure(fit: Fit, x: np.ndarray, sizes: Sizes, seed: int) -> dict[str, Any]:
+def held_out_error(fit: Fit, x: np.ndarray, seed: int) -> float:
+    """Returns the error on a tenth of the vectors of a fit to the others: how well items are coded that come later."""
+    is_new = np.random.default_rng(0).permutation(len(x)) < len(x) // 10
+    coder = fit(x[~is_new], seed)
+    return relative_error(x[is_new], np.asarray(coder.encode(x[is_new])).astype(np.int64), coder.decode)
+
+
+def measure(fit: Fit, x: np.ndarray, sizes: Sizes, seed: int, *, held_out: bool) -> dict[str, Any]:
     """Returns the figures of one contestant."""
     original, memory_before = x[:100].copy(), resident_mib()
     started, cpu_started = time.perf_counter(), time.process_time()
@@ -281,6 +297,8 @@ def measure(fit: Fit, x: np.ndarray, sizes: Sizes, seed: int) -> dict[str, Any]:
         figures["unique_s"] = time.perf_counter() - started
         figures["collisions_after"] = collisions(unique)["rate"]
         figures["error_after"] = relative_error(x, unique, coder.decode)
+    if held_out and coder.codes_new_vectors:
+        figures["held_out_error"] = held_out_error(fit, x, seed)
     return figures
 
 
@@ -296,6 +314,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--codebook-sizes", type=int, nargs="+", default=[256, 256, 256])
+    parser.add_argument("--held-out", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--openonerec", type=Path)
     parser.add_argument("--minionerec", type=Path)
@@ -310,7 +329,13 @@ def main() -> None:
     result: dict[str, Any]
     try:
         fit = {**ITEMIC, **PEERS}[arguments.name](arguments)
-        figures = measure(fit, np.load(arguments.vectors), tuple(arguments.codebook_sizes), arguments.seed)
+        figures = measure(
+            fit,
+            np.load(arguments.vectors),
+            tuple(arguments.codebook_sizes),
+            arguments.seed,
+            held_out=arguments.held_out,
+        )
         result = {"side": side, "note": OWN_METHOD.get(arguments.name, "none"), **figures}
     except ModuleNotFoundError as error:
         result = {"status": f"not installed: {error.name}"}
