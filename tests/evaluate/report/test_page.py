@@ -136,6 +136,16 @@ def test_json_cannot_close_its_script() -> None:
     assert json.loads(text) == {"a": "</script><!--", "b": [None, None, 1.5], "c": "\u2028"}
 
 
+def test_the_page_of_the_semantic_ids_is_linked_once_it_is_there(whole_run: Run, page: str) -> None:
+    assert 'href="sids.html"' not in page
+    path = whole_run.path("sids.html")
+    path.write_text("", encoding="utf-8")
+    try:
+        assert 'href="sids.html"' in render_report(ReportConfig(), whole_run, seed=3)
+    finally:
+        path.unlink()
+
+
 def test_an_empty_run_names_every_stage(tmp_path: Path) -> None:
     outline = _parse(render_report(ReportConfig(), Run(tmp_path / "empty"), seed=0))
     text = " ".join(outline.words)

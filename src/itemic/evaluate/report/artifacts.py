@@ -75,6 +75,8 @@ class RunArtifacts:
     catalog: Catalog | None
     quality: Record | None
     """``catalog/quality.json``."""
+    has_sid_page: bool
+    """Whether ``sids.html``, the page of the semantic IDs, lies beside."""
     embeddings: EmbeddingFile | None
     training: TrainingLog | None
     """``sft.jsonl``."""
@@ -101,6 +103,7 @@ def read_artifacts(run: Run) -> RunArtifacts:
         rejects=_optional_parquet(run.path("rejects.parquet")),
         catalog=Catalog.load(run.path("catalog")) if run.path("catalog").is_dir() else None,
         quality=_optional_json(run.path("catalog") / "quality.json"),
+        has_sid_page=run.path("sids.html").is_file(),
         embeddings=_read_embeddings(run.path("embeddings.safetensors")),
         training=_optional_log(run.path("sft.jsonl")),
         alignment=_optional_log(run.path("align") / "align.jsonl"),

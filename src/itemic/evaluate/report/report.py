@@ -38,6 +38,7 @@ _INPUTS = (
     "rejects.parquet",
     "embeddings.safetensors",
     "catalog",
+    "sids.html",
     "align/align.jsonl",
     "sft.jsonl",
     "model/config.json",

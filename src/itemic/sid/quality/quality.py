@@ -20,7 +20,8 @@ from itemic.sid.quantizers.protocol import Quantizer
 __all__ = ["quality"]
 
 _NUM_NEIGHBOURS = 10
-_NUM_QUERIES = 2000
+_LEAST_QUERIES, _MOST_QUERIES = 1000, 4096
+_MAX_COMPARISONS = 500_000_000
 _NUM_PAIRS = 20_000
 _NUM_SHUFFLES = 3
 
@@ -40,8 +41,9 @@ def quality(
     ``collisions`` and ``reconstruction`` are given ``before`` and ``after`` the collisions were resolved;
     ``share_moved`` is the share of items of which a code changed (a level that was added moves nobody); everything
     else describes the codes after. Each figure is explained where it is computed, all in docs/semantic_ids.md.
-    Neighbours are those of 2,000 items drawn at random (all where there are fewer), looked for among all items;
-    similarities and distances those of 20,000 random pairs a prefix length.
+    Neighbours are those of all items up to 4,096, of as many drawn at random in a larger catalog, and of fewer (never
+    under 1,000) past 120,000 items, so that the time stays bounded; they are always looked for among all items.
+    Similarities and distances are those of 20,000 random pairs a prefix length.
 
     Args:
         codes_before: As the quantizer gave them.
@@ -85,10 +87,13 @@ def _reconstruction(
 ) -> dict[str, Any] | None:
     if x is None or quantizer is None:
         return None
+    by_length = prefix_reconstruction(after, x, quantizer)
+    error_after = by_length[-1] if by_length else reconstruction(after, x, quantizer)
+    is_same = np.array_equal(before, after)
     return {
-        "before": reconstruction(before, x, quantizer),
-        "after": reconstruction(after, x, quantizer),
-        "by_length": prefix_reconstruction(after, x, quantizer),
+        "before": error_after if is_same else reconstruction(before, x, quantizer),
+        "after": error_after,
+        "by_length": by_length,
     }
 
 
@@ -99,6 +104,7 @@ def _neighbourhood(
     k = min(_NUM_NEIGHBOURS, len(x) - 1)
     if k == 0:
         return None
-    queries = np.sort(rng.choice(len(x), size=min(len(x), _NUM_QUERIES), replace=False))
+    num_queries = min(len(x), _MOST_QUERIES, max(_LEAST_QUERIES, _MAX_COMPARISONS // len(x)))
+    queries = np.sort(rng.choice(len(x), size=num_queries, replace=False))
     nearest = nearest_items(x, queries, k)
     return {"k": k, "num_queries": len(queries), "by_length": neighbourhood_recall(ids, nearest, queries)}

@@ -449,13 +449,13 @@
     const wanted = text.trim().toLowerCase();
     if (!wanted) return [];
     const codes = /^[^\p{L}]*\d+\D+\d+/u.test(wanted) || wanted.startsWith("<") ? wanted.match(/\d+/g).map(Number) : null;
-    const rows = [];
-    for (let row = 0; row < data.ids.length && rows.length < 30; row += 1) {
+    const [exact, partial] = [[], []];
+    for (let row = 0; row < data.ids.length; row += 1) {
       const matchesSid = codes && codes.length <= numLevels && codes.every((code, level) => data.columns[numGroups + level][row] === code);
-      if (matchesSid || data.ids[row].toLowerCase() === wanted) rows.unshift(row);
-      else if (data.titles[row].toLowerCase().includes(wanted)) rows.push(row);
+      if (matchesSid || data.ids[row].toLowerCase() === wanted) exact.push(row);
+      else if (data.titles[row].toLowerCase().includes(wanted)) partial.push(row);
     }
-    return rows;
+    return [...exact, ...partial].slice(0, 30);
   }
 
   function sidOf(row) {

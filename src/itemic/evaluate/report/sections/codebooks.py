@@ -52,6 +52,8 @@ class CodebookSection:
     num_groups: int
     """First codes in use."""
     figures: tuple[Figure, ...]
+    has_page: bool
+    """Whether the run has a page of the semantic IDs alone."""
 
 
 def describe_codebooks(artifacts: RunArtifacts, place: Standing | None, cutoff: int) -> CodebookSection | Missing:
@@ -78,6 +80,7 @@ def describe_codebooks(artifacts: RunArtifacts, place: Standing | None, cutoff: 
         groups=groups,
         num_groups=len(np.unique(catalog.codes[:, 0])),
         figures=tuple(figures),
+        has_page=artifacts.has_sid_page,
     )
 
 
@@ -104,6 +107,12 @@ def _facts(catalog: Catalog, found: Mapping[str, Any]) -> Iterator[Fact]:
         error = write_number(errors["after"]["mse"])
         note = f"{write_percent(errors['before']['relative'])} as coded; MSE {error} a dimension"
         yield Fact(label="Variance not explained", value=write_percent(errors["after"]["relative"]), note=note)
+    near = found.get("neighbourhood")
+    if near:
+        first = near["by_length"][0]
+        note = f"{write_percent(first['chance'])} by chance"
+        label = f"Nearest {near['k']} items with the same first code"
+        yield Fact(label=label, value=write_percent(first["recall"]), note=note)
     num_removed = int((~catalog.active).sum())
     if num_removed:
         yield Fact(label="Items removed", value=write_count(num_removed), note="keep their IDs, are never recommended")
