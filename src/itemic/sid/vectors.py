@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from itemic.core.config import config_from_mapping, config_to_mapping
 from itemic.core.errors import ArtifactError, CatalogError, ConfigError, DataError
-from itemic.core.files import text_hash, write_arrays
+from itemic.core.files import map_array, text_hash, write_arrays
 from itemic.sid.quantizers.protocol import pieces
 from itemic.sid.ridge import fit_ridge, mean_and_scatter
 
@@ -234,12 +234,16 @@ def load_transform(path: Path) -> VectorTransform:
 
 
 def read_embeddings(path: Path, item_ids: Sequence[str]) -> Float[np.ndarray, "N D"]:
-    """Returns the vectors of exactly these items.
+    """Returns the vectors of exactly these items, mapped into memory: rows are read from the file when they are used.
 
     Raises:
         ArtifactError: if the file is damaged or was made for other items.
     """
-    return _read(path, ("embeddings",), item_ids, "embed")["embeddings"]
+    _check_items(path, item_ids, "embed")
+    x = map_array(path, "embeddings")
+    if len(x) != len(item_ids):
+        raise _foreign(path, "embed")
+    return x
 
 
 def read_collaborative(path: Path, item_ids: Sequence[str]) -> CollaborativeItems:
@@ -248,7 +252,15 @@ def read_collaborative(path: Path, item_ids: Sequence[str]) -> CollaborativeItem
     Raises:
         ArtifactError: if the file is damaged or was made for other items.
     """
-    return CollaborativeItems(**_read(path, ("vectors", "seen"), item_ids, "collaborative"))
+    _check_items(path, item_ids, "collaborative")
+    try:
+        with safe_open(path, framework="np") as stored:
+            items = CollaborativeItems(vectors=stored.get_tensor("vectors"), seen=stored.get_tensor("seen"))
+    except SafetensorError as error:
+        raise ArtifactError(f"{path}: damaged ({error}); run itemic collaborative again") from None
+    if not len(items.vectors) == len(items.seen) == len(item_ids):
+        raise _foreign(path, "collaborative")
+    return items
 
 
 def require_collaborative(path: Path) -> Path:
@@ -278,16 +290,18 @@ def write_collaborative(path: Path, items: CollaborativeItems, item_ids: Sequenc
     write_arrays(path, arrays, {"kind": made_by, "item_hash": text_hash(*item_ids)})
 
 
-def _read(path: Path, names: Sequence[str], item_ids: Sequence[str], stage: str) -> dict[str, np.ndarray]:
+def _check_items(path: Path, item_ids: Sequence[str], stage: str) -> None:
     try:
         with safe_open(path, framework="np") as stored:
             made_for = (stored.metadata() or {}).get("item_hash")
-            arrays: dict[str, np.ndarray] = {name: stored.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ArtifactError(f"{path}: damaged ({error}); run itemic {stage} again") from None
-    if made_for != text_hash(*item_ids) or any(len(array) != len(item_ids) for array in arrays.values()):
-        raise ArtifactError(f"{path}: made for other items than dataset/; run itemic {stage} again")
-    return arrays
+    if made_for != text_hash(*item_ids):
+        raise _foreign(path, stage)
+
+
+def _foreign(path: Path, stage: str) -> ArtifactError:
+    return ArtifactError(f"{path}: made for other items than dataset/; run itemic {stage} again")
 
 
 def _check_parts(config: JointVectors, text: Float[np.ndarray, "N D"], collaborative: CollaborativeItems) -> None:
