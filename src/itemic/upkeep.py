@@ -174,11 +174,13 @@ def refit_run(folder: Path, out: Path) -> dict[str, Any]:
     run = Run(folder)
     dataset, catalog = _open(run)
     text = read_embeddings(run.require("embeddings.safetensors", "embed"), catalog.item_ids)
-    x = _transform(run).transform(text, _collaborative(run, catalog.item_ids))
+    known = _collaborative(run, catalog.item_ids)
+    x = _transform(run).transform(text, known)
     config = _config(run, "tokenize", TokenizeConfig)
     seed = int(run.manifest()["stages"]["tokenize"]["seed"])
     rng = derive_rng(seed, "refit", catalog.version)
-    refitted = refit(catalog, _quantizer(run), x, rng, config.collisions)
+    from_log = None if known is None else known.vectors
+    refitted = refit(catalog, _quantizer(run), x, rng, config.collisions, from_log)
     with _new_run(run, out, without=_TRAINED) as new:
         renewed = refitted.catalog
         tokenized = _write_catalog(run, new, renewed, refitted.quantizer, x, dataset.items)

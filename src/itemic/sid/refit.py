@@ -15,6 +15,7 @@ from itemic.sid.catalog import Catalog
 from itemic.sid.collisions.settle import CollisionStrategy, settle_collisions
 from itemic.sid.collisions.suffix import suffix_size
 from itemic.sid.growth import settle_beside
+from itemic.sid.quantizers.fit import fit_quantizer
 from itemic.sid.quantizers.protocol import Quantizer
 
 __all__ = ["Refitted", "code_mapping", "refit"]
@@ -50,6 +51,7 @@ def refit(
     x: Float[np.ndarray, "N D"],
     rng: np.random.Generator,
     collisions: CollisionStrategy = "unique",
+    collaborative: Float[np.ndarray, "N C"] | None = None,
 ) -> Refitted:
     """Returns the catalog coded anew by a quantizer of the same kind and settings, learned from its active items.
 
@@ -64,15 +66,16 @@ def refit(
         x: The vectors of all its items, removed ones included.
         rng: Of every random choice.
         collisions: What becomes of items with the same codes.
+        collaborative: A vector of each item from the log, for a quantizer that learns from those too.
 
     Raises:
         CatalogError: if there are too few active items to learn from, or fewer SIDs than items.
         DataError: if a vector is not finite.
     """
     active, removed = np.flatnonzero(catalog.active), np.flatnonzero(~catalog.active)
-    x_active = x if len(active) == len(x) else x[active]
+    x_active, from_log = (_rows(array, active) for array in (x, collaborative))
     # A copy keeps the kind and the settings without asking each kind how it is made.
-    fresh = copy.deepcopy(quantizer).fit(x_active, rng, start=quantizer)
+    fresh = fit_quantizer(copy.deepcopy(quantizer), x_active, rng, start=quantizer, collaborative=from_log)
     settled = settle_collisions(fresh.encode(x_active), fresh.codebook_sizes, collisions, x_active, fresh)
     codes = np.empty((len(catalog), len(settled.codebook_sizes)), dtype=np.int64)
     codes[active] = settled.codes
@@ -114,6 +117,11 @@ def code_mapping(old: Catalog, new: Catalog) -> pl.DataFrame:
             pl.Series("changed_level", first, dtype=pl.Int64).replace(-1, None),
         ]
     )
+
+
+def _rows(array: np.ndarray | None, rows: Int[np.ndarray, "n"]) -> Any:
+    """Returns some rows of an array that may be missing; the array itself, not a copy, for all of them."""
+    return array if array is None or len(rows) == len(array) else array[rows]
 
 
 def _as_lists(name: str, codes: Int[np.ndarray, "N L"]) -> pl.Series:
