@@ -12,7 +12,7 @@ from itemic.core.errors import ConfigError, DataError
 from itemic.core.run import Run
 from itemic.embed import EmbedConfig
 from itemic.items_only import tokenize_items
-from itemic.sid import Catalog, TokenizeConfig
+from itemic.sid import Catalog, TokenizeConfig, load_quantizer
 
 SIZES = ["--codebook-sizes", "4", "4", "4"]
 
@@ -35,8 +35,8 @@ def write_vectors(folder, num_items=30):
 
 def test_items_and_their_vectors_become_a_catalog_and_a_page(tmp_path, capsys):
     items, (vectors, ids, x) = write_items(tmp_path), write_vectors(tmp_path)
-    command = ["tokenize", "--run", str(tmp_path / "run"), "--items", str(items), "--vectors", str(vectors)]
-    command += ["--vector-ids", str(ids), "--report", *SIZES]
+    command = ["tokenize", "--run", str(tmp_path / "run"), "--items", str(items), "--embeddings", str(vectors)]
+    command += ["--embedding-ids", str(ids), "--report", *SIZES]
     main([*command, "--json"])
     figures = json.loads(capsys.readouterr().out)
     catalog = Catalog.load(tmp_path / "run" / "catalog")
@@ -83,3 +83,13 @@ def test_the_command_needs_a_folder_of_its_own(tmp_path, capsys):
         main(["tokenize", "--items", str(write_items(tmp_path))])
     assert stopped.value.code == 2
     assert "give --run" in capsys.readouterr().err
+
+
+def test_the_quantizer_is_chosen_by_its_kind_and_set_by_its_own_flags(tmp_path):
+    items, (vectors, ids, _) = write_items(tmp_path), write_vectors(tmp_path)
+    command = ["tokenize", "--run", str(tmp_path / "run"), "--items", str(items), "--embeddings", str(vectors)]
+    command += ["--embedding-ids", str(ids), *SIZES]
+    main([*command, "--quantizer.kind", "balanced-rqkmeans", "--quantizer.tolerance", "0.5"])
+    config = Run(tmp_path / "run").manifest()["stages"]["tokenize"]["config"]["quantizer"]
+    assert (config["kind"], config["tolerance"]) == ("balanced-rqkmeans", 0.5)
+    assert load_quantizer(tmp_path / "run" / "catalog" / "quantizer.safetensors").kind == "balanced-rqkmeans"

@@ -121,7 +121,7 @@ def test_collaborative_vectors_reach_the_codes(
     assert (run / "catalog" / "vectors.safetensors").is_file()
     main(["collaborative", "--run", str(run), "--num-dimensions", "4", "--json"])
     assert json.loads(capsys.readouterr().out)["width"] == 4
-    main(["tokenize", "--run", str(run), "vectors:joint-vectors", "--vectors.collaborative-weight", "0.25"])
+    main(["tokenize", "--run", str(run), "--vectors.kind", "joint", "--vectors.collaborative-weight", "0.25"])
     again = json.loads((run / "manifest.json").read_text())["stages"]["tokenize"]
     assert again["config"]["vectors"]["collaborative_weight"] == 0.25
     assert again["inputs"]["collaborative"] != manifest["tokenize"]["inputs"]["collaborative"]

@@ -18,7 +18,7 @@ import yaml
 
 from itemic.core.errors import ConfigError
 
-__all__ = ["config_from_mapping", "config_to_mapping", "read_yaml"]
+__all__ = ["config_from_mapping", "config_to_mapping", "read_yaml", "tagged_types"]
 
 C = TypeVar("C")
 
@@ -73,6 +73,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return value.as_posix()
     raise TypeError(f"a config holds a {type(value).__name__}, which JSON cannot write")
+
+
+def tagged_types(config_type: Any) -> dict[str, dict[str, Any]]:
+    """Returns for each field that may be one of several dataclasses what these are, by their ``kind`` or ``format``."""
+    found = {}
+    for name, hint in typing.get_type_hints(config_type).items():
+        types_by_tag = {tag: option for option in _options(hint) for tag in _tag(option).values()}
+        if len(types_by_tag) > 1:
+            found[name] = types_by_tag
+    return found
 
 
 def _refuse_unknown_keys(config_type: Any, values: Any, source: str, prefix: str) -> None:

@@ -1,0 +1,174 @@
+"""The commands that run stages: all of a recipe, one of them, or the two that a catalogue without a log needs."""
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from itemic.cli.printing import print_figures, print_json, print_metrics
+from itemic.core.config import tagged_types
+from itemic.core.errors import ConfigError
+
+__all__ = ["run_all", "run_one"]
+
+C = TypeVar("C")
+
+_DESCRIPTION = (
+    "Besides the flags below: --run FOLDER, --recipe FILE (default: FOLDER/recipe.yaml), --seed N, --force, --json."
+)
+_TOKENIZE_DESCRIPTION = (
+    " --quantizer.kind KIND chooses the quantizer, and --help after it shows its flags. --report writes sids.html "
+    "besides, a page of the codes that opens offline. A catalogue without a log needs no recipe: --run NEW --items "
+    "FILE (a table with item_id, title, ...), or --embeddings FILE (.parquet with item_id; .npy or .safetensors with "
+    "--embedding-ids FILE), or both."
+)
+_PREPARE_DESCRIPTION = " Without a recipe name the source first: source:table-config --source.interactions FILE ..."
+
+
+def run_all(argv: list[str]) -> None:
+    """Runs the stages of a recipe."""
+    parser = argparse.ArgumentParser(prog="itemic run", description="Run all stages of a recipe.")
+    parser.add_argument("recipe", type=Path, help="YAML file")
+    parser.add_argument("changes", nargs="*", help="changes such as sft.training.epochs=3 or data=FOLDER")
+    parser.add_argument("--run", type=Path, help="run folder instead of the recipe's")
+    parser.add_argument("--stages", default="", help="only these stages, prepare,embed say")
+    parser.add_argument("--force", action="store_true", help="run even what is unchanged")
+    parser.add_argument("--json", action="store_true", help="print results as JSON")
+    arguments = parser.parse_intermixed_args(argv)
+    from itemic.pipeline import run_recipe
+    from itemic.recipe import load_recipe, with_run
+
+    recipe = with_run(load_recipe(arguments.recipe, tuple(arguments.changes)), arguments.run)
+    results = run_recipe(recipe, stages=[name for name in arguments.stages.split(",") if name], force=arguments.force)
+    if arguments.json:
+        print_json({result.name: result.metrics for result in results})
+        return
+    folder = Path(recipe.run)
+    if any(result.name == "evaluate" for result in results):
+        print_metrics(folder)
+    if any(result.name == "report" for result in results):
+        print(f"report: {folder / 'report.html'}")
+
+
+def run_one(name: str, argv: list[str]) -> None:
+    """Runs one stage: flags over the recipe, the recipe over what the run folder remembers."""
+    parser = argparse.ArgumentParser(prog=f"itemic {name}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--recipe", type=Path)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--force", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    if name == "tokenize":
+        parser.add_argument("--report", action="store_true")
+        for flag in ("--items", "--embeddings", "--embedding-ids"):
+            parser.add_argument(flag, type=Path)
+    known, rest = parser.parse_known_args(argv)
+    if name == "tokenize" and (known.items or known.embeddings):
+        _tokenize_items(known, rest)
+        return
+    from itemic.pipeline import run_stage
+    from itemic.recipe import with_run
+
+    recipe = _stage_recipe(name, known, rest)
+    if known.seed is not None:
+        recipe = replace(recipe, seed=known.seed)
+    recipe = with_run(recipe, known.run)
+    result = run_stage(recipe, name, force=known.force)
+    page = _write_sid_page(Path(recipe.run), recipe.seed) if name == "tokenize" and known.report else None
+    if known.json:
+        print_json(result.metrics)
+    elif name == "evaluate":
+        print_metrics(Path(recipe.run))
+    elif name == "report":
+        print(f"report: {Path(recipe.run) / 'report.html'}")
+    else:
+        print_figures(name, result.metrics)
+    if page and not known.json:
+        print(f"report: {page}")
+
+
+def _tokenize_items(known: argparse.Namespace, rest: list[str]) -> None:
+    """Makes a run of a catalogue alone, without a recipe."""
+    from itemic.core.run import Run
+    from itemic.embed.embed import EmbedConfig
+    from itemic.items_only import tokenize_items
+    from itemic.sid.tokenize import TokenizeConfig
+
+    if known.run is None or known.recipe is not None:
+        raise ConfigError("itemic tokenize --items or --embeddings makes a run of its own: give --run, and no --recipe")
+    config = _parse_section(TokenizeConfig(), "tokenize", _DESCRIPTION + _TOKENIZE_DESCRIPTION, rest)
+    embed_config = EmbedConfig(vectors=str(known.embeddings or ""), vector_ids=str(known.embedding_ids or ""))
+    seed = known.seed or 0
+    result = tokenize_items(
+        config, Run(known.run), items=known.items, embed_config=embed_config, seed=seed, force=known.force
+    )
+    page = _write_sid_page(known.run, seed) if known.report else None
+    if known.json:
+        print_json(result.metrics)
+        return
+    print_figures("tokenize", result.metrics)
+    if page:
+        print(f"report: {page}")
+
+
+def _write_sid_page(run: Path, seed: int) -> Path:
+    from itemic.core.run import Run
+    from itemic.sid.report import write_sid_report
+
+    return write_sid_report(Run(run), seed=seed)
+
+
+def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
+    """Returns the recipe whose section ``name`` has the flags in it."""
+    import tyro
+
+    from itemic.baselines.item_vectors import SvdVectorsConfig
+    from itemic.data.prepare import PrepareConfig
+    from itemic.recipe import Recipe, load_recipe
+
+    path = known.recipe or (known.run / "recipe.yaml" if known.run else None)
+    help_only = "-h" in rest or "--help" in rest
+    common = _DESCRIPTION + {"tokenize": _TOKENIZE_DESCRIPTION, "prepare": _PREPARE_DESCRIPTION}.get(name, "")
+    if path is not None and path.is_file() and not help_only:
+        recipe = load_recipe(path)
+        section = getattr(recipe, name)
+        if section is None:
+            raise ConfigError(f"{path}: has no section {name}")
+        return replace(recipe, **{name: _parse_section(section, name, common, rest)})
+    if name == "prepare":
+        return Recipe(prepare=tyro.cli(PrepareConfig, prog=f"itemic {name}", description=common, args=rest))
+    if help_only:
+        makers: dict[str, Any] = {field.name: field.default_factory for field in fields(Recipe)}
+        makers |= {"align": makers["sft"], "collaborative": SvdVectorsConfig}
+        _parse_section(makers[name](), name, common, rest)
+    raise ConfigError(f"expected --recipe FILE, or --run with a folder in which itemic {name} can find recipe.yaml")
+
+
+def _parse_section(section: C, name: str, description: str, flags: list[str]) -> C:
+    """Returns a stage's config with the flags in it; ``--quantizer.kind rqvae`` begins at that quantizer's defaults."""
+    import tyro
+
+    for key, types in tagged_types(type(section)).items():
+        for tag in ("kind", "format"):
+            chosen = _value_of(flags, f"--{key}.{tag}")
+            current = getattr(section, key)
+            if chosen in types and chosen != getattr(current, tag, None):
+                section = replace(section, **{key: types[chosen]()})  # type: ignore[type-var]
+    parsed: C = tyro.cli(
+        tyro.conf.AvoidSubcommands[type(section)],  # type: ignore[misc]
+        default=section,
+        prog=f"itemic {name}",
+        description=description,
+        args=flags,
+    )
+    return parsed
+
+
+def _value_of(flags: list[str], flag: str) -> str | None:
+    """Returns what is given after a flag, in one word or two; None without it."""
+    for place, word in enumerate(flags):
+        if word == flag and place + 1 < len(flags):
+            return flags[place + 1]
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return None
