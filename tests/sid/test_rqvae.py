@@ -69,7 +69,7 @@ def test_every_option_changes_what_is_learned_and_still_learns(settings):
 
 
 def test_balanced_training_makes_use_of_codes_more_even():
-    x = np.random.default_rng(0).standard_normal((256, 6)).astype(np.float32) ** 3
+    x = np.random.default_rng(0).standard_normal((128, 6)).astype(np.float32) ** 3
     settings = {"sizes": (16,), "revive_after": 0, "epochs": 15}
     plain = fit(x, **settings).history[-1].perplexity[0]
     assert fit(x, sinkhorn_epsilons=(0.05,), **settings).history[-1].perplexity[0] > plain
@@ -103,6 +103,19 @@ def test_the_best_weights_of_all_measurements_are_kept():
     assert len(errors) == 1 + SMALL["epochs"]
     assert reconstruction(quantizer.encode(x), x, quantizer)["mse"] == pytest.approx(min(errors), rel=1e-4)
     assert min(errors) < errors[-1]
+
+
+def test_training_that_diverges_says_so_and_keeps_what_was_good(caplog):
+    logging.getLogger("itemic").propagate = True
+    x, _ = clusters()
+    with caplog.at_level(logging.WARNING, logger="itemic"):
+        quantizer = fit(x, learning_rate=1e30, evaluate_every=1)
+    assert "training diverged in epoch" in caplog.text
+    assert relative_error(quantizer, x) == pytest.approx(quantizer.history[0].mse * x.size / _deviation(x), rel=1e-3)
+
+
+def _deviation(x):
+    return np.square(x - x.mean(axis=0)).sum()
 
 
 def test_training_ends_after_its_patience():

@@ -121,8 +121,8 @@ def moving_averages(
 class DeadCodes:
     """Gives codes that no item has chosen for some epochs a new start at residuals that are coded badly.
 
-    The residuals come from the epoch's last batch, drawn with a probability proportional to their squared error (as
-    k-means++ draws its centres), without replacement.
+    The residuals are those of one batch, the last full one of the epoch, drawn with a probability proportional to
+    their squared error (as k-means++ draws its centres), without replacement.
     """
 
     def __init__(self, sizes: Sequence[int], patience: int, generator: torch.Generator) -> None:
@@ -144,18 +144,18 @@ class DeadCodes:
         for level, column in enumerate(codes.cpu().unbind(dim=1)):
             self._used[level][column] = True
 
-    def end_epoch(self, last: Quantized, update: CodebookUpdate) -> int:
+    def end_epoch(self, batch: Quantized, update: CodebookUpdate) -> int:
         """Returns how many codes were given a new start, after placing them."""
         if not self._patience:
             return 0
-        return sum(self._revive(level, last, update) for level in range(len(self._used)))
+        return sum(self._revive(level, batch, update) for level in range(len(self._used)))
 
-    def _revive(self, level: int, last: Quantized, update: CodebookUpdate) -> int:
+    def _revive(self, level: int, batch: Quantized, update: CodebookUpdate) -> int:
         idle = self._idle[level]
         idle.add_(1)[self._used[level]] = 0
         self._used[level].zero_()
-        residuals = last.residuals[level].detach()
-        errors = (residuals - last.chosen[level].detach()).square().sum(dim=1).cpu().double()
+        residuals = batch.residuals[level].detach()
+        errors = (residuals - batch.chosen[level].detach()).square().sum(dim=1).cpu().double()
         dead = torch.nonzero(idle >= self._patience)[:, 0]
         num = min(len(dead), int((errors > 0).sum()))
         if num == 0:

@@ -18,14 +18,18 @@ from itemic.core.errors import ArtifactError, CatalogError, ConfigError
 from itemic.sid.quantizers.protocol import Quantizer, check_codebook_sizes, pieces
 from itemic.sid.quantizers.residual import squared_distances
 from itemic.sid.quantizers.rqvae_network import QuantizerNetwork
-from itemic.sid.quantizers.rqvae_training import read_batch
+from itemic.sid.quantizers.rqvae_training import Progress, read_batch
 from itemic.sid.quantizers.stored import read_quantizer, write_quantizer
 
 __all__ = ["NeuralQuantizer"]
 
 
 class NeuralQuantizer(ABC):
-    """x̂ = decoder(Σ_l e_{c_l}), each code the nearest to what the levels before it left of encoder(x)."""
+    """x̂ = decoder(Σ_l e_{c_l}), each code the nearest to what the levels before it left of encoder(x).
+
+    Attributes:
+        history: The measurements of ``fit``, that before the first step included; not kept in the file.
+    """
 
     kind: ClassVar[str]
     config_type: ClassVar[type[Any]]
@@ -49,6 +53,7 @@ class NeuralQuantizer(ABC):
                 f"levels, or none, found {num_epsilons}"
             )
         self._network: QuantizerNetwork | None = None
+        self.history: list[Progress] = []
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:

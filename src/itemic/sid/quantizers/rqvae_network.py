@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from itemic.sid.quantizers.vector_quantization import nearest_codes
@@ -154,10 +154,3 @@ class QuantizerNetwork(nn.Module):
             total = total + vectors
             residual = residual - vectors.detach()
         return Quantized(torch.stack(codes, dim=1), residuals, chosen, total)
-
-    def sum_of_vectors(self, codes: Int[Tensor, "B l"]) -> Float[Tensor, "B d"]:
-        """Returns the latents that the first l codes stand for."""
-        total = torch.zeros(len(codes), self.codebooks[0].shape[1], device=self.device)
-        for level in range(codes.shape[1]):
-            total += self.codebooks[level][codes[:, level]]
-        return total

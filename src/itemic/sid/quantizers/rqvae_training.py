@@ -164,6 +164,11 @@ def train_network(
         for epoch in range(1, config.epochs + 1):
             trainer.run_epoch()
             advance(1, str(history[-1]))
+            if not math.isfinite(trainer.mean_loss):
+                log.warning(
+                    "training diverged in epoch %d; the best weights before are kept: lower learning_rate", epoch
+                )
+                break
             if epoch % config.evaluate_every and epoch < config.epochs:
                 continue
             history.append(measure(network, x, epoch))
@@ -233,6 +238,7 @@ class _Trainer:
         """Passes over all vectors once, in random order."""
         order = torch.randperm(len(self._x), generator=self._generator).numpy()
         total_loss = torch.zeros((), device=self._network.device)
+        largest: Quantized | None = None
         for term in self._terms:
             term.begin_epoch()
         for batch in pieces(len(order), self._config.batch_size):
@@ -240,8 +246,10 @@ class _Trainer:
             rows = np.sort(order[batch])
             loss, quantized = self._step(rows)
             total_loss += loss * len(rows)
+            largest = quantized if largest is None or len(rows) >= len(largest.codes) else largest
         self.mean_loss = float(total_loss) / len(order)
-        self._dead.end_epoch(quantized, self._update)
+        if largest is not None:
+            self._dead.end_epoch(largest, self._update)
 
     def _step(self, rows: Int[np.ndarray, "B"]) -> tuple[Float[Tensor, ""], Quantized]:
         network, config = self._network, self._config
