@@ -2,6 +2,7 @@
 
 from itemic.sid.catalog import Catalog
 from itemic.sid.collisions.unique import resolve_unique
+from itemic.sid.growth import append_items
 from itemic.sid.quality import quality
 from itemic.sid.quantizers.balanced import BalancedRQKMeans, BalancedRQKMeansConfig
 from itemic.sid.quantizers.fsq import RQKMeansFSQ, RQKMeansFSQConfig
@@ -12,6 +13,7 @@ from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
 from itemic.sid.quantizers.rqkmeans_plus import RQKMeansPlus, RQKMeansPlusConfig
 from itemic.sid.quantizers.rqopq import RQOPQ, RQOPQConfig
 from itemic.sid.quantizers.rqvae import RQVAE, RQVAEConfig
+from itemic.sid.refit import Refitted, refit
 from itemic.sid.tokenize import TokenizeConfig, tokenize
 
 __all__ = [
@@ -33,10 +35,13 @@ __all__ = [
     "RQKMeansPlusConfig",
     "RQOPQConfig",
     "RQVAEConfig",
+    "Refitted",
     "TokenizeConfig",
+    "append_items",
     "load_quantizer",
     "make_quantizer",
     "quality",
+    "refit",
     "resolve_unique",
     "tokenize",
 ]
