@@ -92,9 +92,10 @@
     const shown = node.end - node.first;
     const scored = [...countWords(node.first, node.end)]
       .filter(([, number]) => number > 1 || shown < 4)
+      .filter(([word, number]) => number / shown > (2 * allWords.get(word)) / data.ids.length)
       .map(([word, number]) => [word, number * Math.log((number / shown) / (allWords.get(word) / data.ids.length))])
       .sort((a, b) => b[1] - a[1]);
-    node.words = (node === root ? [] : scored.slice(0, 5)).filter(([, score]) => score > 0).map(([word]) => word);
+    node.words = (node === root ? [] : scored.slice(0, 5)).map(([word]) => word);
     return node.words;
   }
 
@@ -354,10 +355,10 @@
     const share = focus === root ? "" : `, ${((100 * focus.size) / data.total).toFixed(focus.size / data.total < 0.01 ? 2 : 1)}% of all`;
     head.push(element("p", { textContent: `${items(focus.size)}${share}` }));
     const words = typicalWords(focus);
-    if (words.length) head.push(element("p", { className: "words" }, element("b", { textContent: "Typical words" }), words.join(", ")));
+    if (words.length) head.push(element("p", { className: "about" }, element("b", { textContent: "Typical words" }), words.join(", ")));
     for (const column of Object.keys(data.labels)) {
       const labels = topLabels(focus, column, 3);
-      if (labels.length) head.push(element("p", { className: "words" }, element("b", { textContent: `Commonest ${column.replaceAll("_", " ")}` }), labels.join(", ")));
+      if (labels.length) head.push(element("p", { className: "about" }, element("b", { textContent: `Commonest ${column.replaceAll("_", " ")}` }), labels.join(", ")));
     }
     const isLast = focus.depth === numColumns;
     const lines = isLast ? sharedLines(focus) : [...focus.children].sort((a, b) => (b.first === marked) - (a.first === marked) || b.size - a.size || a.first - b.first).map(line);
