@@ -72,12 +72,13 @@ class RQKMeans(ResidualQuantizer):
         if start is not None:
             check_start(self, start, x.shape[1])
         points = self.config.max_points_per_code * max(self._sizes)
-        sample: RowSource = draw_rows(x, points, rng) if points else x
+        sample = draw_rows(x, points, rng) if points else x
+        residuals = sample.copy() if points else _Residuals(x)
         codebooks: list[np.ndarray] = []
         for level, size in enumerate(track(self._sizes, "learning codebooks")):
             begin = start.codebooks[level] if start is not None else None
-            residuals = _residuals(sample, codebooks, in_memory=points > 0)
             codebooks.append(kmeans(residuals, size, self.config.num_iterations, rng, start=begin))
+            _subtract_nearest(residuals, codebooks[-1])
         for _ in range(self.config.num_refinements):
             _refine(sample, codebooks)
         self._codebooks = tuple(codebooks)
@@ -101,23 +102,12 @@ class RQKMeans(ResidualQuantizer):
         return quantizer
 
 
-def _residuals(x: RowSource, codebooks: Sequence[np.ndarray], *, in_memory: bool) -> RowSource:
-    """Returns what some levels leave of each vector: an array of all, or one that is computed when it is read."""
-    residuals = _Residuals(x, codebooks)
-    if not in_memory:
-        return residuals
-    array = np.empty(x.shape, dtype=np.float32)
-    for rows in pieces(len(array)):
-        array[rows] = residuals[rows]
-    return array
-
-
 class _Residuals:
     """What some levels leave of each vector, computed when it is read; only the codes are kept."""
 
-    def __init__(self, x: RowSource, codebooks: Sequence[np.ndarray]) -> None:
-        self._x, self._codebooks = x, tuple(codebooks)
-        self._codes = encode_residuals(x, self._codebooks)
+    def __init__(self, x: RowSource) -> None:
+        self._x = x
+        self._levels: list[tuple[np.ndarray, np.ndarray]] = []
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -125,9 +115,22 @@ class _Residuals:
 
     def __getitem__(self, rows: slice, /) -> Any:
         residual = np.array(self._x[rows], dtype=np.float32)
-        for level, codebook in enumerate(self._codebooks):
-            residual -= codebook[self._codes[rows, level]]
+        for codebook, codes in self._levels:
+            residual -= codebook[codes[rows]]
         return residual
+
+    def add_level(self, codebook: Float[np.ndarray, "K D"], codes: Int[np.ndarray, "N"]) -> None:
+        self._levels.append((codebook, codes))
+
+
+def _subtract_nearest(residuals: np.ndarray | _Residuals, codebook: Float[np.ndarray, "K D"]) -> None:
+    """Takes the nearest centroid from each residual, in place."""
+    codes = encode_residuals(residuals, [codebook])[:, 0]
+    if isinstance(residuals, _Residuals):
+        residuals.add_level(codebook, codes)
+        return
+    for rows in pieces(len(residuals)):
+        residuals[rows] -= codebook[codes[rows]]
 
 
 def _refine(x: RowSource, codebooks: list[np.ndarray]) -> None:
