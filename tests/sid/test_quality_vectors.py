@@ -92,35 +92,3 @@ def test_every_level_of_residual_codes_explains_more():
     # Residuals -1/2 and -3/2 have mean -1, so that every error is 1/2.
     assert second["mse"] == pytest.approx(1 / 4)
     assert second == pytest.approx(reconstruction(codes, x, quantizer))
-
-
-class Opaque:
-    """A quantizer whose codes only mean something all together."""
-
-    kind = "opaque"
-    codebook_sizes = (2,)
-    codebooks = ()
-
-    def fit(self, x, rng, *, start=None):
-        return self
-
-    def distances(self, x, prefix):
-        return np.zeros((len(x), 2), dtype=np.float32)
-
-    def encode(self, x):
-        return np.zeros((len(x), 1), dtype=np.int64)
-
-    def decode(self, codes):
-        return np.zeros((len(codes), 1), dtype=np.float32)
-
-    def save(self, path):
-        raise NotImplementedError
-
-    @classmethod
-    def load(cls, path):
-        raise NotImplementedError
-
-
-def test_codes_that_mean_nothing_alone_have_no_error_by_level():
-    x = np.ones((3, 1), dtype=np.float32)
-    assert prefix_reconstruction(np.zeros((3, 1), dtype=np.int64), x, Opaque()) is None

@@ -263,3 +263,10 @@ def test_many_first_codes_come_in_groups(tmp_path):
     assert len(data["ids"]) < 200
     assert sum(data["counts"][0]) == sum(data["counts"][1]) == 200
     assert data["columns"][0] == sorted(data["columns"][0])
+
+
+def test_a_level_of_suffixes_has_a_page(tmp_path):
+    page = outline(given(tmp_path, [[0, 1], [0, 1], [2, 2]], (4, 3), collisions="suffix"))
+    assert len(page.data["columns"]) == 3
+    assert page.data["moved"] == {}
+    assert "The quantizer gave 66.7% of them an ID that another item has too." in page.text

@@ -88,11 +88,10 @@ def _reconstruction(
     if x is None or quantizer is None:
         return None
     by_length = prefix_reconstruction(after, x, quantizer)
-    error_after = by_length[-1] if by_length else reconstruction(after, x, quantizer)
     is_same = np.array_equal(before, after)
     return {
-        "before": error_after if is_same else reconstruction(before, x, quantizer),
-        "after": error_after,
+        "before": by_length[-1] if is_same else reconstruction(before, x, quantizer),
+        "after": by_length[-1],
         "by_length": by_length,
     }
 

@@ -4,7 +4,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from itemic.sid.quantizers.protocol import Quantizer, pieces
-from itemic.sid.quantizers.residual import ResidualQuantizer
 
 __all__ = ["prefix_reconstruction", "reconstruction"]
 
@@ -23,13 +22,8 @@ def reconstruction(
 
 def prefix_reconstruction(
     codes: Int[np.ndarray, "N L"], x: Float[np.ndarray, "N D"], quantizer: Quantizer
-) -> list[dict[str, float | None]] | None:
-    """Returns ``reconstruction`` of the prefixes of 1, 2 ... L codes: what each level adds.
-
-    None for a quantizer whose codes are not summed level by level, since a part of its SID stands for no vector.
-    """
-    if not isinstance(quantizer, ResidualQuantizer):
-        return None
+) -> list[dict[str, float | None]]:
+    """Returns ``reconstruction`` of the prefixes of 1, 2 ... L codes: what each level adds."""
     errors = np.zeros(codes.shape[1])
     for rows in pieces(len(x)):
         piece = _float32(x[rows])

@@ -63,8 +63,8 @@ class Quantizer(Protocol):
         """Returns the codes of each vector."""
         ...
 
-    def decode(self, codes: Int[np.ndarray, "N L"]) -> Float[np.ndarray, "N D"]:
-        """Returns the vector that each row of codes stands for."""
+    def decode(self, codes: Int[np.ndarray, "N l"]) -> Float[np.ndarray, "N D"]:
+        """Returns the vector that each row of codes stands for; a prefix of a SID gives its coarser vector."""
         ...
 
     def save(self, path: Path) -> None:

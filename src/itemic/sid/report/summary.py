@@ -181,7 +181,7 @@ def _use_rows(quality: Mapping[str, Any]) -> Iterator[QualityRow]:
 
 def _vector_rows(quality: Mapping[str, Any]) -> Iterator[QualityRow]:
     errors, near, alike = quality["reconstruction"], quality["neighbourhood"], quality["similarity"]
-    if errors and errors["by_length"]:
+    if errors:
         meaning = "Share of the vectors' variance that codes up to here do not explain."
         yield _row("Variance not explained", [write_percent(one["relative"]) for one in errors["by_length"]], meaning)
     if near:
