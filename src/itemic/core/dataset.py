@@ -11,7 +11,12 @@ from itemic.core.files import atomic_folder, file_hash, read_json, write_json, w
 
 __all__ = ["EXAMPLE_SCHEMA", "INTERACTION_SCHEMA", "ITEM_SCHEMA", "Dataset"]
 
-ITEM_SCHEMA: dict[str, Any] = {"item_index": pl.Int64, "item_id": pl.String, "title": pl.String, "description": pl.String}
+ITEM_SCHEMA: dict[str, Any] = {
+    "item_index": pl.Int64,
+    "item_id": pl.String,
+    "title": pl.String,
+    "description": pl.String,
+}
 """First columns of ``items.parquet``; any further columns of the catalogue follow."""
 
 INTERACTION_SCHEMA: dict[str, Any] = {
