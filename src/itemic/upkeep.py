@@ -53,7 +53,7 @@ C = TypeVar("C")
 
 _TRAINED = ("model", "align", "sft.jsonl")
 _TRAINING_STAGES = ("align", "sft")
-_JUDGED = ("metrics.json", "rankings", "report.html", "checkpoints")
+_JUDGED = ("metrics.json", "rankings", "report.html", "sids.html", "checkpoints")
 _JUDGING_STAGES = ("evaluate", "report")
 _WRITTEN_WHOLE = (".safetensors", ".parquet")
 _STEPS = "upkeep.json"

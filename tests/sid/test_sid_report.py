@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from itemic.cli.main import main
 from itemic.core.errors import ArtifactError
 from itemic.core.files import read_json, text_hash, write_arrays, write_json, write_parquet
 from itemic.core.run import Run
@@ -270,3 +271,18 @@ def test_a_level_of_suffixes_has_a_page(tmp_path):
     assert len(page.data["columns"]) == 3
     assert page.data["moved"] == {}
     assert "The quantizer gave 66.7% of them an ID that another item has too." in page.text
+
+
+def test_the_command_writes_the_page_even_where_the_stage_is_skipped(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"run: {run.folder.as_posix()}\n"
+        "prepare: {source: {format: movielens, path: packaged}}\n"
+        "tokenize: {codebook_sizes: [4, 4, 4], quantizer: {kind: rqkmeans, num_iterations: 3}}\n"
+    )
+    main(["tokenize", "--recipe", str(recipe)])
+    assert not run.path("sids.html").exists()
+    main(["tokenize", "--recipe", str(recipe), "--report"])
+    assert f"report: {run.path('sids.html')}" in capsys.readouterr().out
+    assert "40 items" in run.path("sids.html").read_text(encoding="utf-8")
