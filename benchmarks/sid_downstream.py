@@ -2,6 +2,7 @@
 
     python benchmarks/sid_downstream.py --data FOLDER --out FOLDER             # train what is missing, then the tables
     python benchmarks/sid_downstream.py --data FOLDER --out FOLDER --tables    # the tables of what is there
+    python benchmarks/sid_downstream.py --data FOLDER --out FOLDER --test NAME NAME    # two of them, once, on test
 
 FOLDER (data) holds MiniOneRec's Industrial split as recipes/industrial.yaml wants it; MovieLens-100k comes from its
 wheel. Every catalog of a data set is a run folder of the same recipe but for its semantic IDs: same data, same decoder,
@@ -15,6 +16,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ from itemic.core.errors import ConfigError
 from itemic.core.files import read_json, write_json, write_parquet
 from itemic.core.progress import setup_logging
 from itemic.core.seeds import derive_rng
+from itemic.evaluate.evaluate import evaluate_all
 from itemic.evaluate.significance import compare_runs
+from itemic.inference import load_trained
 from itemic.language.spelling import Spelling
 from itemic.pipeline import run_recipe
 from itemic.recipe import Recipe, load_recipe
@@ -250,15 +254,18 @@ def print_catalogs(records: Mapping[str, list[dict[str, Any]]], data_set: str) -
     base = records.get("text rqkmeans 3x256")
     for name, seeds in sorted(records.items(), key=lambda entry: -metric(entry[1], "HR@10")):
         first = seeds[0]["metrics"]["HR@10"]
-        difference = "" if base is None or seeds is base else paired(seeds[0]["folder"], base[0]["folder"])
+        change = ""
+        if base is not None and seeds is not base:
+            change = difference(
+                *(each[0]["folder"] / "rankings" / "itemic.parquet" for each in (seeds, base)), "NDCG@10"
+            )
         each = ", ".join(f"{seed['metrics']['HR@10']['value']:.4f}" for seed in seeds)
         interval = f"{metric(seeds, 'HR@10'):.4f} [{each}] ({first['low']:.4f}–{first['high']:.4f})"
-        print(f"| {name} | {len(seeds)} | {interval} | {metric(seeds, 'NDCG@10'):.4f} | {difference} |")
+        print(f"| {name} | {len(seeds)} | {interval} | {metric(seeds, 'NDCG@10'):.4f} | {change} |")
 
 
-def paired(folder: Path, base: Path) -> str:
-    own, other = (path / "rankings" / "itemic.parquet" for path in (folder, base))
-    found = compare_runs(own, other, "NDCG@10")
+def difference(rankings: Path, base: Path, label: str) -> str:
+    found = compare_runs(rankings, base, label)
     return f"{found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f}, p = {found.p_value:.3f})"
 
 
@@ -286,6 +293,24 @@ def agreement(rhos: Sequence[float]) -> float:
     return float(np.abs(rhos).min() if (signs == signs[0]).all() else -np.abs(rhos).max())
 
 
+def compare_on_test(arguments: argparse.Namespace) -> None:
+    """Evaluates the named catalogs on test, each against the first, which nothing has been chosen on."""
+    for data_set in arguments.sets:
+        print(f"\n### {data_set}, on test\n")
+        print("| catalog | HR@10 | NDCG@10 | minus the first: HR@10 | NDCG@10 |\n|---|---|---|---|---|")
+        lists: list[Path] = []
+        for name in arguments.test:
+            recipe = study_recipe(data_set, name, arguments.seeds[0], arguments)
+            config, folder = replace(recipe.evaluate, split="test"), Path(recipe.run)
+            trained = load_trained(folder, num_beams=config.num_beams)
+            figures = evaluate_all([trained.recommender], trained.dataset, config, folder / "test", recipe.seed)
+            metrics = figures["recommenders"]["itemic"]["metrics"]
+            cells = [f"{metrics[label]['value']:.4f}" for label in TARGETS]
+            lists.append(folder / "test" / "rankings" / "itemic.parquet")
+            cells += ["", ""] if len(lists) == 1 else [difference(lists[-1], lists[0], label) for label in TARGETS]
+            print(f"| {name} | " + " | ".join(cells) + " |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the Industrial split")
@@ -294,10 +319,14 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--only", nargs="+", choices=list(CATALOGS), help="these catalogs alone")
     parser.add_argument("--tables", action="store_true", help="train nothing")
+    parser.add_argument("--test", nargs="+", choices=list(CATALOGS), help="evaluate these trained catalogs on test")
     parser.add_argument("--shown", type=int, default=200, help="rows of a correlation table")
     arguments = parser.parse_args()
     setup_logging()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
+    if arguments.test:
+        compare_on_test(arguments)
+        return
     if not arguments.tables:
         train_all(arguments)
     records = {data_set: collect(arguments, data_set) for data_set in arguments.sets}
