@@ -7,7 +7,6 @@ encode and how to decode. Settings are each project's own defaults or scripts, a
 import argparse
 import importlib.util
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -270,13 +269,16 @@ def held_out_error(fit: Fit, x: np.ndarray, seed: int) -> float:
 
 def measure(fit: Fit, x: np.ndarray, sizes: Sizes, seed: int, *, held_out: bool) -> dict[str, Any]:
     """Returns the figures of one contestant."""
-    original, memory_before = x[:100].copy(), resident_mib()
+    original = x[:100].copy()
+    # Else the peak would be that of the imports, or even of the process that started this one.
+    Path("/proc/self/clear_refs").write_text("5")
+    memory_before = memory_mib("VmRSS")
     started, cpu_started = time.perf_counter(), time.process_time()
     coder = fit(x, seed)
     fitted = time.perf_counter()
     codes = np.asarray(coder.encode(x)).astype(np.int64)
     encoded, cpu_encoded = time.perf_counter(), time.process_time()
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - memory_before
+    peak_mib = memory_mib("VmHWM") - memory_before
     assert codes.shape == (len(x), len(sizes)), f"codes of shape {codes.shape}"
     assert (codes >= 0).all(), "negative codes"
     assert (codes < np.array(sizes)).all(), f"codes reach {codes.max(axis=0)}"
@@ -302,8 +304,10 @@ def measure(fit: Fit, x: np.ndarray, sizes: Sizes, seed: int, *, held_out: bool)
     return figures
 
 
-def resident_mib() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+def memory_mib(key: str) -> float:
+    """Returns what Linux says of this process: VmRSS, memory in use now, or VmHWM, its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
 
 
 def main() -> None:

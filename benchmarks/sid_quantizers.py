@@ -154,7 +154,8 @@ def add_rivals(rows: list[dict[str, Any]]) -> None:
         if no_worse:
             rival = min(no_worse, key=lambda other: other["seconds"])
             row["rival_ratio"] = rival["seconds"] / row["seconds"]
-            row["rival"] = f"{rival['name']}: {row['rival_ratio']:.2f}x"
+            row["rival_cpu_ratio"] = rival["cpu_s"] / row["cpu_s"]
+            row["rival"] = f"{rival['name']}: {row['rival_ratio']:.2f}x (CPU {row['rival_cpu_ratio']:.2f}x)"
 
 
 def cell(row: dict[str, Any], key: str) -> str:
