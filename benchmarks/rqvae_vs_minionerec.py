@@ -3,8 +3,8 @@
 MiniOneRec's own model and trainer run for ``--epochs`` epochs on its published settings (whole catalogue a step, AdamW
 1e-3, 50 epochs of warm-up, k-means start), without loader workers, which only slow it down here, and without writing
 checkpoints. At every ``--measure-every`` epochs its collision rate and mean squared error per dimension are measured
-with its own forward pass; measuring is not timed. Then itemic's RQ-VAE trains on the same vectors for its configured
-number of epochs; of its measurements, which are timed, the first counts at which both figures are at or below the
+with its own forward pass; measuring is not timed. Then itemic's RQ-VAE, with its compact layers unless others are asked
+for, trains on the same vectors for its configured number of epochs; of its measurements, which are timed, the first counts at which both figures are at or below the
 peer's last. Its rate falls over the whole training, so a shorter one would not do: the time of the whole is given too.
 
     python benchmarks/rqvae_vs_minionerec.py --embeddings RUN/embeddings.safetensors --minionerec REPOSITORY
@@ -24,7 +24,6 @@ import platform
 import random
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from safetensors.numpy import load_file
 
 from itemic.core.allocator import tune_allocator
 from itemic.sid.quantizers import rqvae_training
-from itemic.sid.quantizers.rqvae import RQVAE, RQVAEConfig
+from itemic.sid.quantizers.rqvae import COMPACT_HIDDEN_SIZES, RQVAE, RQVAEConfig
 from itemic.sid.quantizers.rqvae_training import Progress
 
 PEER_SETTINGS = ["--lr", "1e-3", "--batch_size", "20480", "--num_workers", "0", "--device", "cpu"]
@@ -147,6 +146,7 @@ def main() -> None:
     parser.add_argument("--minionerec", type=Path, required=True, help="clone of AkaliKong/MiniOneRec")
     parser.add_argument("--epochs", type=int, default=1000, help="of MiniOneRec")
     parser.add_argument("--measure-every", type=int, default=100, help="epochs of MiniOneRec between measurements")
+    parser.add_argument("--hidden-sizes", type=int, nargs="+", default=COMPACT_HIDDEN_SIZES, help="of itemic's encoder")
     parser.add_argument("--ours-epochs", type=int, default=RQVAEConfig().epochs)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of itemic")
@@ -156,7 +156,8 @@ def main() -> None:
     tune_allocator()  # before either side begins
     x = load_file(args.embeddings)["embeddings"].astype(np.float32)
     print(f"python {platform.python_version()}, torch {torch.__version__}, {args.threads} threads, vectors {x.shape}")
-    config = replace(RQVAEConfig(), epochs=args.ours_epochs, device="cpu")
+    hidden_sizes = tuple(args.hidden_sizes)
+    config = RQVAEConfig(epochs=args.ours_epochs, hidden_sizes=hidden_sizes, device="cpu")
     ours = run_ours(x, config, args.seed)
     peer = run_peer(args.minionerec, x, args.epochs, args.measure_every)
     compare(peer, ours)

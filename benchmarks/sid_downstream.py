@@ -56,6 +56,7 @@ SMALL = (
 )
 EPOCHS = {"industrial": "sft.training.epochs=6", "movielens": "sft.training.epochs=3"}
 TARGETS = ("HR@10", "NDCG@10")
+COMPACT = "tokenize.quantizer.hidden_sizes=[768, 256]"
 
 
 def quantizer(kind: str, sizes: str = "[256, 256, 256]", *more: str) -> tuple[str, ...]:
@@ -74,7 +75,7 @@ CATALOGS: dict[str, tuple[str, ...]] = {
     "collaborative svd": joint(1.0),
     "text rqkmeans 3x64": quantizer("rqkmeans", "[64, 64, 64]"),
     "official RQ-VAE": ("tokenize.source=given",),
-    "text rqvae 3x256": quantizer("rqvae"),
+    "text rqvae 3x256": quantizer("rqvae", "[256, 256, 256]", COMPACT),
     "text hierarchical 3x16": quantizer("hierarchical-kmeans", "[16, 16, 16]"),
     "text balanced 3x256": quantizer("balanced-rqkmeans"),
     "joint svd .25": joint(0.25),
@@ -83,7 +84,9 @@ CATALOGS: dict[str, tuple[str, ...]] = {
     "text rqkmeans-fsq 3x256": quantizer("rqkmeans-fsq"),
     "collaborative ease": joint(1.0, "ease"),
     "text rqkmeans-plus 3x256": quantizer("rqkmeans-plus"),
-    "text rqvae LETTER 3x256": quantizer("rqvae", "[256, 256, 256]", "tokenize.quantizer.collaborative_weight=0.02"),
+    "text rqvae LETTER 3x256": quantizer(
+        "rqvae", "[256, 256, 256]", COMPACT, "tokenize.quantizer.collaborative_weight=0.02"
+    ),
     "text suffix 3x256": quantizer("rqkmeans", "[256, 256, 256]", "tokenize.collisions=suffix"),
     "text share 3x256": quantizer("rqkmeans", "[256, 256, 256]", "tokenize.collisions=share"),
     "text rqkmeans 2x256": quantizer("rqkmeans", "[256, 256]"),
