@@ -3,9 +3,10 @@
 MiniOneRec's own model and trainer run for ``--epochs`` epochs on its published settings (whole catalogue a step, AdamW
 1e-3, 50 epochs of warm-up, k-means start), without loader workers, which only slow it down here, and without writing
 checkpoints. At every ``--measure-every`` epochs its collision rate and mean squared error per dimension are measured
-with its own forward pass; measuring is not timed. Then itemic's RQ-VAE, with its compact layers unless others are asked
-for, trains on the same vectors for its configured number of epochs; of its measurements, which are timed, the first counts at which both figures are at or below the
-peer's last. Its rate falls over the whole training, so a shorter one would not do: the time of the whole is given too.
+with its own forward pass; measuring is not timed. Then itemic's RQ-VAE, with its compact layers unless others are
+asked for, trains on the same vectors for its configured number of epochs; of its measurements, which are timed, the
+first counts at which both figures are at or below the peer's last. Its rate falls over the whole training, so a
+shorter one would not do: the time of the whole is given too.
 
     python benchmarks/rqvae_vs_minionerec.py --embeddings RUN/embeddings.safetensors --minionerec REPOSITORY
     python benchmarks/rqvae_vs_minionerec.py --embeddings RUN/embeddings.safetensors --minionerec REPOSITORY \
