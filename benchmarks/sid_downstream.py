@@ -272,22 +272,29 @@ def difference(rankings: Path, base: Path, label: str) -> str:
     return f"{found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f}, p = {found.p_value:.3f})"
 
 
+SELECTIONS: dict[str, Callable[[str], bool]] = {
+    "all catalogs": lambda name: True,
+    "without the random floor": lambda name: name != "random",
+    "catalogs of text vectors alone": lambda name: name.startswith("text"),
+}
+"""Which catalogs a correlation is over: one far point, or two clouds, can make one by themselves."""
+
+
 def print_correlations(records: Mapping[str, Mapping[str, list[dict[str, Any]]]], label: str, num_shown: int) -> None:
-    """Prints the figures ordered by what they keep on the worse data set, once for all catalogs, once without floor."""
-    for title, left_out in (("all catalogs", ()), ("without the random floor", ("random",))):
+    """Prints the figures ordered by the correlation on the data set where it is weaker."""
+    for title, is_in in SELECTIONS.items():
         by_set = {
-            data_set: correlations(found, [name for name in found if name not in left_out], label)
+            data_set: correlations(found, [name for name in found if is_in(name)], label)
             for data_set, found in records.items()
         }
         common = set.intersection(*(set(found) for found in by_set.values()))
         print(f"\n### Spearman's rho with {label}, {title} ({len(common)} figures)\n")
         print("| figure | " + " | ".join(f"{data_set} rho (p, n)" for data_set in by_set) + " |")
         print("|---|" + "---|" * len(by_set))
-        for figure in sorted(common, key=lambda figure: -agreement([by_set[one][figure][0] for one in by_set])):
+        ordered = sorted(common, key=lambda figure: -agreement([by_set[one][figure][0] for one in by_set]))
+        for figure in ordered[:num_shown]:
             cells = [f"{rho:+.2f} ({p:.3f}, {n})" for rho, p, n in (by_set[one][figure] for one in by_set)]
-            num_shown -= 1
-            if num_shown >= 0:
-                print(f"| `{figure}` | " + " | ".join(cells) + " |")
+            print(f"| `{figure}` | " + " | ".join(cells) + " |")
 
 
 def agreement(rhos: Sequence[float]) -> float:
