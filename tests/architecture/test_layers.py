@@ -35,7 +35,6 @@ ADAPTERS = {
     "tokenizers": {"model/backbone.py", "model/vocabulary.py"},
     "peft": {"model/adapters.py"},
     "accelerate": {"train/loop.py"},
-    "faiss": {"sid/quantizers/kmeans.py", "sid/quantizers/opq.py"},
     "sentence_transformers": {"embed/sentence_transformer.py"},
 }
 

@@ -28,7 +28,6 @@ _REPORTED_PACKAGES = (
     "accelerate",
     "polars",
     "numpy",
-    "faiss-cpu",
     "safetensors",
 )
 
