@@ -9,7 +9,6 @@ from itemic.core.errors import ArtifactError, CatalogError, ConfigError, DataErr
 from itemic.core.files import write_arrays
 from itemic.sid import QuantizerConfig, load_quantizer, make_quantizer
 from itemic.sid.quality import reconstruction
-from itemic.sid.quantizers import rqvae_training
 from itemic.sid.quantizers.rqvae import RQVAE, RQVAEConfig
 from itemic.sid.quantizers.rqvae_training import measure
 from itemic.sid.quantizers.stored import read_quantizer
@@ -276,12 +275,3 @@ def _settings_of(path):
 
     with safe_open(path, framework="np") as stored:
         return stored.metadata()["settings"]
-
-
-def test_rates_rise_then_fall():
-    rate = rqvae_training._rate_factor
-    assert rate(0.05, "cosine", 0.1) == 0.5
-    assert rate(0.1, "cosine", 0.1) == 1.0
-    assert rate(0.55, "cosine", 0.1) == pytest.approx(0.5)
-    assert rate(1.0, "cosine", 0.1) == pytest.approx(0.0)
-    assert rate(1.0, "constant", 0.1) == 1.0

@@ -1,4 +1,4 @@
-"""The loop: killed and resumed, accumulated and not, schedules, early stopping, bad settings."""
+"""The loop: killed and resumed, accumulated and not, early stopping, bad settings."""
 
 import json
 import multiprocessing
@@ -15,7 +15,6 @@ from torch import nn
 from itemic.core.errors import ArtifactError, ConfigError
 from itemic.train.checkpoint import load_parameters, save_parameters
 from itemic.train.loop import TrainConfig, TrainResult, train
-from itemic.train.schedule import learning_rate_factor
 
 
 class Line(nn.Module):
@@ -126,14 +125,6 @@ def test_parameters_of_another_model_are_refused(tmp_path: Path) -> None:
     save_parameters(tmp_path / "p.safetensors", nn.Linear(1, 1))
     with pytest.raises(ArtifactError, match="not of this model"):
         load_parameters(tmp_path / "p.safetensors", Line())
-
-
-def test_schedules_by_hand() -> None:
-    assert learning_rate_factor(0.05, "cosine", 0.1) == 0.5
-    assert learning_rate_factor(0.55, "cosine", 0.1) == pytest.approx(0.5)
-    assert learning_rate_factor(1.0, "cosine", 0.1) == pytest.approx(0.0)
-    assert learning_rate_factor(0.55, "linear", 0.1, floor=0.2) == pytest.approx(0.6)
-    assert learning_rate_factor(0.9, "constant", 0.1) == 1.0
 
 
 @pytest.mark.parametrize(

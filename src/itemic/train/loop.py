@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from itemic.core.device import pick_device
 from itemic.core.errors import ConfigError, MissingDependencyError
 from itemic.core.progress import progress_bar
+from itemic.core.schedule import Schedule, learning_rate_factor
 from itemic.core.seeds import derive_seed, seed_everything
 from itemic.train.checkpoint import Progress, load_checkpoint, load_parameters, save_checkpoint, save_parameters
-from itemic.train.schedule import Schedule, learning_rate_factor
 
 __all__ = ["Learner", "TrainConfig", "TrainResult", "train"]
 

@@ -19,6 +19,7 @@ from torch.nn.functional import mse_loss
 from itemic.core.allocator import tune_allocator
 from itemic.core.errors import ConfigError
 from itemic.core.progress import progress_bar
+from itemic.core.schedule import learning_rate_factor
 from itemic.sid.order import same_row_ids
 from itemic.sid.quantizers.codebook_updates import AveragedCodebooks, CodebookUpdate, DeadCodes, GradientCodebooks
 from itemic.sid.quantizers.protocol import pieces
@@ -269,7 +270,7 @@ class _Trainer:
 
     def _descend(self, loss: Float[Tensor, ""]) -> None:
         self._steps_done += 1
-        factor = _rate_factor(self._steps_done / self._num_steps, self._config.schedule, self._config.warmup)
+        factor = learning_rate_factor(self._steps_done / self._num_steps, self._config.schedule, self._config.warmup)
         for group, peak_rate in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak_rate * factor
         self._optimizer.zero_grad()
@@ -314,15 +315,6 @@ def _choice_in_training(config: VQTrainingConfig) -> CodeChoice:
         return nearest_codes(residual, codebook)
 
     return choose
-
-
-def _rate_factor(progress: float, schedule: str, warmup: float) -> float:
-    """Returns the factor on the peak rate after a share of the training."""
-    if progress < warmup:
-        return progress / warmup
-    if schedule == "constant":
-        return 1.0
-    return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / (1.0 - warmup)))
 
 
 def perplexity(column: Int[np.ndarray, "N"]) -> float:
