@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64, help="of made-up vectors")
     parser.add_argument("--codebook-sizes", type=int, nargs="+", default=[256, 256, 256])
     parser.add_argument("--full-size", type=int, default=16, help="codes a level where nearly all SIDs are wanted")
+    parser.add_argument("--catalogues", nargs="+", help="only those whose name begins so")
     parser.add_argument("--strategies", nargs="+", choices=get_args(CollisionStrategy))
     parser.add_argument("--repeat", type=int, default=3)
     arguments = parser.parse_args()
@@ -133,7 +134,10 @@ def main() -> None:
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     print(f"Python {platform.python_version()}, numpy {np.__version__}, {threads} threads\n\n{HEADER}")
     print("|" + "---|" * (HEADER.count("|") - 1))
+    wanted = tuple(arguments.catalogues or [""])
     for case in make_cases(arguments):
+        if not case.name.startswith(wanted):
+            continue
         codes = case.quantizer.encode(case.x)
         for strategy in arguments.strategies or get_args(CollisionStrategy):
             print(row(case, codes, strategy, arguments.repeat), flush=True)
