@@ -78,6 +78,43 @@ def test_decoded_codes_resemble_the_vectors(fitted):
     assert np.square(decoded - x).sum() < 0.5 * np.square(x - x.mean(axis=0)).sum()
 
 
+def test_a_prefix_decodes_to_a_coarser_vector(fitted):
+    x = some_vectors()
+    codes = fitted.encode(x)
+    errors = []
+    for length in range(1, len(SIZES) + 1):
+        decoded = fitted.decode(codes[:, :length])
+        assert decoded.shape == x.shape
+        assert decoded.dtype == np.float32
+        errors.append(float(np.square(decoded - x).sum()))
+        for code in np.unique(codes[:, :length], axis=0)[:3]:
+            same = (codes[:, :length] == code).all(axis=1)
+            assert np.ptp(decoded[same], axis=0).max() < 1e-5, "the prefix alone decides"
+    assert errors[-1] < errors[0] < np.square(x).sum()
+
+
+def test_half_precision_and_mapped_vectors_get_the_same_codes(tmp_path, fitted):
+    x = some_vectors()
+    codes = fitted.encode(x)
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    np.testing.assert_array_equal(fitted.encode(mapped), codes)
+    np.testing.assert_allclose(fitted.distances(mapped, codes[:, :1]), fitted.distances(x, codes[:, :1]), rtol=1e-6)
+    half = x.astype(np.float16)
+    assert (fitted.encode(half) == codes).all(axis=1).mean() > 0.9, "rounding moves an item or two across a border"
+    np.testing.assert_array_equal(fitted.encode(half), fitted.encode(half.astype(np.float32)))
+    assert fitted.distances(half, codes[:, :1]).dtype == np.float32
+
+
+def test_half_precision_and_mapped_vectors_can_be_learned_from(tmp_path, kind, fitted):
+    x = some_vectors()
+    np.save(tmp_path / "x.npy", x.astype(np.float16))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    learned = make_quantizer(kind).fit(mapped, np.random.default_rng(0))
+    error, wanted = (float(np.square(each.decode(each.encode(x)) - x).sum()) for each in (learned, fitted))
+    assert error < 1.2 * wanted + 0.02 * np.square(x - x.mean(axis=0)).sum()
+
+
 def test_encode_takes_the_code_of_least_distance_at_every_level(fitted):
     x = some_vectors()
     codes = fitted.encode(x)
