@@ -37,7 +37,7 @@ from itemic.language.spelling import Spelling
 from itemic.pipeline import run_recipe
 from itemic.recipe import Recipe, load_recipe
 from itemic.sid.catalog import Catalog
-from itemic.sid.quality import quality
+from itemic.sid.quality import measure_quality
 from itemic.sid.vectors import read_collaborative, read_embeddings
 
 log = logging.getLogger("itemic")
@@ -173,7 +173,7 @@ def common_log_vectors(folder: Path, ids: Sequence[str]) -> Any:
 
 
 def vector_figures(codes: np.ndarray, sizes: tuple[int, ...], x: np.ndarray) -> dict[str, Any]:
-    figures = quality(codes, codes, sizes, x)
+    figures = measure_quality(codes, codes, sizes, x)
     return {key: figures[key] for key in ("neighbourhood", "similarity", "distance_correlation")}
 
 

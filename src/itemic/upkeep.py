@@ -10,6 +10,7 @@ import datetime
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,10 +34,10 @@ from itemic.sid.catalog import Catalog
 from itemic.sid.growth import append_items
 from itemic.sid.labels import read_labels
 from itemic.sid.lineage import describe_change
-from itemic.sid.quality import collisions, quality
+from itemic.sid.quality import collisions, measure_quality
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.registry import load_quantizer
-from itemic.sid.refit import refit
+from itemic.sid.refit import refit_catalog
 from itemic.sid.tokenize import TokenizeConfig, summarize, write_catalog
 from itemic.sid.vectors import (
     CollaborativeItems,
@@ -86,34 +87,41 @@ def describe_catalog(folder: Path) -> dict[str, Any]:
     }
 
 
-def append_to_run(folder: Path, file: Path, out: Path) -> dict[str, Any]:
+def append_to_run(
+    folder: Path, file: Path, out: Path, *, vectors: Path | None = None, vector_ids: Path | None = None
+) -> dict[str, Any]:
     """Returns figures after making a run whose catalogue has the items of a file as well; no code changes.
 
-    The texts of the new items are embedded as the run's were, and coded by its quantizer. Joint vectors predict the
-    collaborative part, which new items do not have, from the text.
+    The texts of the new items are embedded as the run's were, and coded by its quantizer. Where the run's vectors were
+    made elsewhere, so must those of the new items be. Joint vectors predict the collaborative part, which new items
+    do not have, from the text.
 
     Args:
         folder: The run.
         file: A table of items, as ``data.additions.read_additions`` takes it.
         out: Folder of the new run, which must not be there.
+        vectors: File with the vectors of the new items, as ``embed.given.read_vectors`` takes it; by default they are
+            looked for where the run's came from.
+        vector_ids: Text file with the item id of each, one a line, where the former has none.
 
     Raises:
         ArtifactError: if an artefact is missing or the run's parts do not fit together.
         CatalogError: if no SID is left for an item.
-        DataError: if the file has a row that cannot be used, or an item that the catalogue has.
+        ConfigError: if ``out`` is there, or vectors are given for a run that encodes texts.
+        DataError: if the file has a row that cannot be used, or an item that the catalogue has, or an item has no
+            vector.
     """
     run = Run(folder)
     dataset, catalog = _open(run)
     quantizer = _quantizer(run)
     old_text = run.require("embeddings.safetensors", "embed")
     read_embeddings(old_text, catalog.item_ids)
+    embed_config = _embed_config(run, vectors, vector_ids)
     added = _read_added(file, dataset)
     items = pl.concat([dataset.items, added])
     with _new_run(run, out) as new:
         _write_items(dataset, items, new.path("dataset"))
-        text = extend_embeddings(
-            old_text, new.path("embeddings.safetensors"), items, _config(run, "embed", EmbedConfig)
-        )
+        text = _extend_embeddings(old_text, new.path("embeddings.safetensors"), items, embed_config, vectors)
         transform = _transform(run)
         grown = append_items(catalog, quantizer, added["item_id"].to_list(), transform.transform(text[len(catalog) :]))
         x = transform.transform(text, _extend_collaborative(run, new, grown))
@@ -180,7 +188,7 @@ def refit_run(folder: Path, out: Path) -> dict[str, Any]:
     seed = int(run.manifest()["stages"]["tokenize"]["seed"])
     rng = derive_rng(seed, "refit", catalog.version)
     from_log = None if known is None else known.vectors
-    refitted = refit(catalog, _quantizer(run), x, rng, config.collisions, from_log)
+    refitted = refit_catalog(catalog, _quantizer(run), x, rng, config.collisions, from_log)
     with _new_run(run, out, without=_TRAINED) as new:
         renewed = refitted.catalog
         tokenized = _write_catalog(run, new, renewed, refitted.quantizer, x, dataset.items)
@@ -215,6 +223,35 @@ def _config(run: Run, stage: str, config_type: type[C]) -> C:
     if entry is None:
         raise ArtifactError(f"{run.manifest_path}: no entry for {stage}; run itemic {stage} again")
     return config_from_mapping(config_type, entry["config"], source=f"{run.manifest_path}: {stage}")
+
+
+def _embed_config(run: Run, vectors: Path | None, vector_ids: Path | None) -> EmbedConfig:
+    """Returns how the vectors of new items are made: as the run's were, or out of the file that is named."""
+    config = _config(run, "embed", EmbedConfig)
+    if vectors is None and vector_ids is None:
+        return config
+    if vectors is None:
+        raise ConfigError(f"{vector_ids}: ids of which vectors? Name their file: --embeddings FILE (vectors=)")
+    if not config.vectors:
+        raise ConfigError(
+            f"{vectors}: the run's vectors were made from texts by the encoder {config.encoder}, so those of new items "
+            "are too; leave the file out"
+        )
+    return replace(config, vectors=vectors.as_posix(), vector_ids="" if vector_ids is None else vector_ids.as_posix())
+
+
+def _extend_embeddings(
+    old: Path, new: Path, items: pl.DataFrame, config: EmbedConfig, vectors: Path | None
+) -> Float[np.ndarray, "N D"]:
+    try:
+        return extend_embeddings(old, new, items, config)
+    except (ConfigError, DataError) as error:
+        if vectors is not None or not config.vectors:
+            raise
+        raise DataError(
+            f"{error}. The run's vectors were given, not made from texts: name a file with those of the new items, "
+            "--embeddings FILE (vectors=), and --embedding-ids FILE (vector_ids=) if it has no ids"
+        ) from None
 
 
 def _quantizer(run: Run) -> Quantizer:
@@ -280,7 +317,7 @@ def _write_catalog(
     config = _config(run, "tokenize", TokenizeConfig)
     labels = read_labels(items, config.label_columns)
     codes = quantizer.encode(x)
-    figures = quality(codes, catalog.codes, catalog.codebook_sizes, x, quantizer, labels=labels)
+    figures = measure_quality(codes, catalog.codes, catalog.codebook_sizes, x, quantizer, labels=labels)
     write_catalog(new.path("catalog"), catalog, codes, quantizer, _transform(run), figures)
     return summarize(catalog, figures)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itemic.core.errors import CatalogError
-from itemic.sid.quality import collisions, level_use, quality, reconstruction
+from itemic.sid.quality import collisions, level_use, measure_quality, reconstruction
 from itemic.sid.quantizers.rqkmeans import RQKMeans
 
 
@@ -47,14 +47,14 @@ def test_vectors_without_variance_have_no_relative_error():
 def test_quality_tells_before_from_after_and_is_json():
     x = np.array([[0.0], [0.0], [1.0]], dtype=np.float32)
     before, after = np.array([[0], [0], [2]]), np.array([[0], [1], [2]])
-    figures = quality(before, after, (3,), x, RQKMeans.from_codes(x, before, (3,)))
+    figures = measure_quality(before, after, (3,), x, RQKMeans.from_codes(x, before, (3,)))
     assert figures["collisions"]["before"]["rate"] == 1 - 2 / 3
     assert figures["collisions"]["after"]["rate"] == 0
     assert figures["share_moved"] == 1 / 3
     assert figures["levels"][0]["num_used"] == 3
     assert figures["reconstruction"]["before"]["mse"] == 0
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
-    assert quality(before, after, (3,))["reconstruction"] is None
+    assert measure_quality(before, after, (3,))["reconstruction"] is None
 
 
 @given(st.integers(1, 40), st.integers(1, 10), st.integers(0, 2**32))
@@ -71,12 +71,12 @@ def test_figures_lie_where_they_must(num_items, size, seed):
 def test_a_level_that_was_added_moves_nobody():
     before, after = np.array([[0], [0], [2]]), np.array([[0, 0], [0, 1], [2, 0]])
     x = np.array([[0.0], [0.0], [1.0]], dtype=np.float32)
-    figures = quality(before, after, (3, 2), x, RQKMeans.from_codes(x, before, (3,)))
+    figures = measure_quality(before, after, (3, 2), x, RQKMeans.from_codes(x, before, (3,)))
     assert figures["share_moved"] == 0
     assert figures["reconstruction"]["before"] == figures["reconstruction"]["after"]
     assert len(figures["levels"]) == len(figures["prefixes"]) == 2
     with pytest.raises(CatalogError, match="2 levels of codes, but codebook sizes"):
-        quality(before, after, (3,))
+        measure_quality(before, after, (3,))
 
 
 def test_every_figure_is_there_and_the_same_for_the_same_rng():
@@ -85,7 +85,8 @@ def test_every_figure_is_there_and_the_same_for_the_same_rng():
     quantizer = RQKMeans.from_codes(x, codes, (4, 4, 4))
     labels = {"brand": ["a", "b"] * 25, "genres": [("x", "y"), None] * 25}
     figures, again = (
-        quality(codes, codes, (4, 4, 4), x, quantizer, labels=labels, rng=np.random.default_rng(7)) for _ in range(2)
+        measure_quality(codes, codes, (4, 4, 4), x, quantizer, labels=labels, rng=np.random.default_rng(7))
+        for _ in range(2)
     )
     assert figures == again == json.loads(json.dumps(figures, allow_nan=False))
     assert figures["neighbourhood"]["k"] == 10
@@ -99,9 +100,9 @@ def test_every_figure_is_there_and_the_same_for_the_same_rng():
 def test_one_item_and_no_vectors_are_enough_for_figures():
     codes = np.array([[1, 0]])
     x = np.ones((1, 2), dtype=np.float32)
-    figures = quality(codes, codes, (2, 1), x, RQKMeans.from_codes(x, codes, (2, 1)), labels={"brand": ["a"]})
+    figures = measure_quality(codes, codes, (2, 1), x, RQKMeans.from_codes(x, codes, (2, 1)), labels={"brand": ["a"]})
     assert figures["neighbourhood"] is None
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
-    bare = quality(codes, codes, (2, 1))
+    bare = measure_quality(codes, codes, (2, 1))
     assert bare["similarity"] is bare["distance_correlation"] is bare["neighbourhood"] is None
     assert bare["purity"] == {}

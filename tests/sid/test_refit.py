@@ -4,7 +4,7 @@ import pytest
 from itemic.core.errors import CatalogError
 from itemic.sid import Catalog, RQKMeans, RQKMeansConfig
 from itemic.sid.collisions.settle import settle_collisions
-from itemic.sid.refit import code_mapping, refit
+from itemic.sid.refit import code_mapping, refit_catalog
 
 SIZES = (6, 4)
 
@@ -29,7 +29,7 @@ def coded(x, strategy="unique", removed=()):
 def test_items_that_did_not_change_keep_their_codes():
     x = vectors(24)
     catalog, quantizer = coded(x)
-    result = refit(catalog, quantizer, x, np.random.default_rng(1))
+    result = refit_catalog(catalog, quantizer, x, np.random.default_rng(1))
     np.testing.assert_array_equal(result.catalog.codes, catalog.codes)
     assert result.mapping["changed_level"].null_count() == 24
     assert result.summary == {"num_items": 24, "num_active": 24, "share_with_same_prefix": [1.0, 1.0]}
@@ -39,7 +39,7 @@ def test_a_refit_is_a_line_of_its_own_that_says_where_it_is_from():
     x = vectors(20)
     catalog, quantizer = coded(x, removed=[3])
     before = [codebook.copy() for codebook in quantizer.codebooks]
-    renewed = refit(catalog, quantizer, x, np.random.default_rng(1)).catalog
+    renewed = refit_catalog(catalog, quantizer, x, np.random.default_rng(1)).catalog
     assert not renewed.descends_from(catalog.version)
     assert (renewed.refit_of, renewed.parents) == (catalog.version, ())
     assert (renewed.item_ids, renewed.spelling) == (catalog.item_ids, "wrapped")
@@ -52,7 +52,7 @@ def test_a_refit_is_a_line_of_its_own_that_says_where_it_is_from():
 def test_removed_items_are_coded_too_and_after_the_others(strategy):
     x = np.concatenate([vectors(15), vectors(4)])
     catalog, quantizer = coded(x, strategy, removed=[0, 1])
-    result = refit(catalog, quantizer, x, np.random.default_rng(1), strategy)
+    result = refit_catalog(catalog, quantizer, x, np.random.default_rng(1), strategy)
     renewed, fresh = result.catalog, result.quantizer.encode(x)
     alone = settle_collisions(fresh[2:], SIZES, strategy, x[2:], result.quantizer)
     np.testing.assert_array_equal(renewed.codes[2:], alone.codes, "the active items, as if there were no others")
@@ -81,4 +81,4 @@ def test_too_few_active_items_are_refused():
     x = vectors(8)
     catalog, quantizer = coded(x, removed=[0, 1, 2])
     with pytest.raises(CatalogError, match="need at least 6 items to learn from, found 5"):
-        refit(catalog, quantizer, x, np.random.default_rng(1))
+        refit_catalog(catalog, quantizer, x, np.random.default_rng(1))

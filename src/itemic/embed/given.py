@@ -37,7 +37,9 @@ def read_vectors(path: Path, ids_path: Path | None = None) -> tuple[list[str], F
         ids, x = _read_parquet(path)
     elif path.suffix in (".npy", ".safetensors"):
         if ids_path is None:
-            raise ConfigError(f"{path}: holds no item ids; name a text file with one id a line (vector_ids; on the command line --embedding-ids)")
+            raise ConfigError(
+                f"{path}: holds no item ids; name a text file with one id a line (vector_ids; on the command line --embedding-ids)"
+            )
         ids = ids_path.read_text(encoding="utf-8").splitlines()
         x = _read_npy(path) if path.suffix == ".npy" else _read_safetensors(path)
     else:

@@ -3,7 +3,7 @@
 from itemic.sid.catalog import Catalog
 from itemic.sid.collisions.unique import resolve_unique
 from itemic.sid.growth import append_items
-from itemic.sid.quality import quality
+from itemic.sid.quality import measure_quality
 from itemic.sid.quantizers.balanced import BalancedRQKMeans, BalancedRQKMeansConfig
 from itemic.sid.quantizers.fsq import RQKMeansFSQ, RQKMeansFSQConfig
 from itemic.sid.quantizers.hierarchical import HierarchicalKMeans, HierarchicalKMeansConfig
@@ -13,7 +13,7 @@ from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
 from itemic.sid.quantizers.rqkmeans_plus import RQKMeansPlus, RQKMeansPlusConfig
 from itemic.sid.quantizers.rqopq import RQOPQ, RQOPQConfig
 from itemic.sid.quantizers.rqvae import RQVAE, RQVAEConfig
-from itemic.sid.refit import Refitted, refit
+from itemic.sid.refit import Refitted, refit_catalog
 from itemic.sid.tokenize import TokenizeConfig, tokenize
 
 __all__ = [
@@ -40,8 +40,8 @@ __all__ = [
     "append_items",
     "load_quantizer",
     "make_quantizer",
-    "quality",
-    "refit",
+    "measure_quality",
+    "refit_catalog",
     "resolve_unique",
     "tokenize",
 ]

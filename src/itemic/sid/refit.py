@@ -18,7 +18,7 @@ from itemic.sid.growth import settle_beside
 from itemic.sid.quantizers.fit import fit_quantizer
 from itemic.sid.quantizers.protocol import Quantizer
 
-__all__ = ["Refitted", "code_mapping", "refit"]
+__all__ = ["Refitted", "code_mapping", "refit_catalog"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,7 +45,7 @@ class Refitted:
         }
 
 
-def refit(
+def refit_catalog(
     catalog: Catalog,
     quantizer: Quantizer,
     x: Float[np.ndarray, "N D"],

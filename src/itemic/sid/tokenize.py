@@ -19,7 +19,7 @@ from itemic.sid.catalog import Catalog
 from itemic.sid.collisions.settle import CollisionStrategy, settle_collisions
 from itemic.sid.labels import read_labels
 from itemic.sid.moves import write_moves
-from itemic.sid.quality import collisions, quality
+from itemic.sid.quality import collisions, measure_quality
 from itemic.sid.quantizers.fit import fit_quantizer, uses_collaborative
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.registry import QuantizerConfig, make_quantizer
@@ -123,7 +123,7 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
             spelling=config.spelling,
         )
         rng = derive_rng(seed, "tokenize", "quality")
-        figures = quality(codes, catalog.codes, catalog.codebook_sizes, x, quantizer, labels=labels, rng=rng)
+        figures = measure_quality(codes, catalog.codes, catalog.codebook_sizes, x, quantizer, labels=labels, rng=rng)
         write_catalog(run.path("catalog"), catalog, codes, quantizer, transform, figures)
         return summarize(catalog, figures)
 

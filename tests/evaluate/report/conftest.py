@@ -20,7 +20,7 @@ from itemic.evaluate.evaluate import evaluate_all
 from itemic.evaluate.protocol import EvaluateConfig
 from itemic.sid.catalog import Catalog
 from itemic.sid.collisions.unique import resolve_unique
-from itemic.sid.quality import quality
+from itemic.sid.quality import measure_quality
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
 
 NASTY_TITLE = '</script><img src=x onerror=alert(1)> & "quotes" {{ 7 * 7 }} <b>é漢字</b>'
@@ -170,7 +170,7 @@ def _write_catalog(run: Run, world: World, sizes: tuple[int, ...]) -> Mapping[st
     codes = quantizer.fit(world.vectors, np.random.default_rng(0)).encode(world.vectors)
     catalog = Catalog(resolve_unique(codes, world.vectors, quantizer), world.dataset.items["item_id"].to_list(), sizes)
     catalog.save(run.path("catalog"))
-    figures = quality(codes, catalog.codes, sizes, world.vectors, quantizer)
+    figures = measure_quality(codes, catalog.codes, sizes, world.vectors, quantizer)
     write_json(run.path("catalog") / "quality.json", figures)
     return {"collision_rate_before": figures["collisions"]["before"]["rate"]}
 

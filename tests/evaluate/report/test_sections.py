@@ -25,7 +25,7 @@ from itemic.evaluate.report.sections.provenance import describe_provenance
 from itemic.evaluate.report.sections.results import describe_results, holm
 from itemic.evaluate.report.sections.training import best_valid, describe_training, thin, with_speed
 from itemic.sid.catalog import Catalog
-from itemic.sid.quality import quality
+from itemic.sid.quality import measure_quality
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def test_staying_under_one_code_is_set_against_chance() -> None:
 def test_a_catalog_of_one_shared_level_is_described(artifacts: RunArtifacts) -> None:
     codes = artifacts.catalog.codes[:, :1]
     catalog = Catalog(codes, artifacts.catalog.item_ids, artifacts.catalog.codebook_sizes[:1], shares=True)
-    figures = quality(codes, codes, catalog.codebook_sizes)
+    figures = measure_quality(codes, codes, catalog.codebook_sizes)
     section = describe_codebooks(dataclasses.replace(artifacts, catalog=catalog, quality=figures), None, 10)
     assert {fact.label: fact.note for fact in section.facts}["Collision rate in the catalog"] == "items share IDs"
     assert len(section.levels.rows) == 1

@@ -7,17 +7,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from itemic.core.errors import CatalogError
-from itemic.sid.quality.collisions import collisions
 from itemic.sid.quality.correlation import distance_correlation
+from itemic.sid.quality.error import prefix_reconstruction, reconstruction
 from itemic.sid.quality.neighbours import nearest_items, neighbourhood_recall
 from itemic.sid.quality.prefixes import prefix_ids
 from itemic.sid.quality.purity import Labels, prefix_purity
-from itemic.sid.quality.reconstruction import prefix_reconstruction, reconstruction
+from itemic.sid.quality.repeats import collisions
 from itemic.sid.quality.similarity import prefix_similarity
 from itemic.sid.quality.use import level_use, prefix_use
 from itemic.sid.quantizers.protocol import Quantizer
 
-__all__ = ["quality"]
+__all__ = ["measure_quality"]
 
 _NUM_NEIGHBOURS = 10
 _LEAST_QUERIES, _MOST_QUERIES = 1000, 4096
@@ -26,7 +26,7 @@ _NUM_PAIRS = 20_000
 _NUM_SHUFFLES = 3
 
 
-def quality(
+def measure_quality(
     codes_before: Int[np.ndarray, "N M"],
     codes_after: Int[np.ndarray, "N L"],
     codebook_sizes: tuple[int, ...],
