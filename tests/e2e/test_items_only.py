@@ -10,9 +10,10 @@ from itemic.cli.main import main
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError, DataError
 from itemic.core.run import Run
-from itemic.embed import EmbedConfig
+from itemic.embed import EmbedConfig, load_embeddings
 from itemic.items_only import tokenize_items
 from itemic.sid import Catalog, TokenizeConfig, load_quantizer
+from itemic.upkeep import append_to_run
 
 SIZES = ["--codebook-sizes", "4", "4", "4"]
 
@@ -93,3 +94,43 @@ def test_the_quantizer_is_chosen_by_its_kind_and_set_by_its_own_flags(tmp_path):
     config = Run(tmp_path / "run").manifest()["stages"]["tokenize"]["config"]["quantizer"]
     assert (config["kind"], config["tolerance"]) == ("balanced-rqkmeans", 0.5)
     assert load_quantizer(tmp_path / "run" / "catalog" / "quantizer.safetensors").kind == "balanced-rqkmeans"
+
+
+def test_new_items_bring_their_vectors(tmp_path, capsys):
+    items, (vectors, ids, _) = write_items(tmp_path), write_vectors(tmp_path)
+    run, new = tmp_path / "run", tmp_path / "new.csv"
+    command = ["tokenize", "--run", str(run), "--items", str(items), "--embeddings", str(vectors)]
+    main([*command, "--embedding-ids", str(ids), *SIZES])
+    new.write_text("item_id,title,brand\nj1,New 1,brand0\nj2,New 2,brand1\n")
+    x = np.random.default_rng(1).normal(size=(2, 6))
+    pl.DataFrame({"item_id": ["j2", "j1"], "x": x.tolist()}).write_parquet(tmp_path / "new.parquet")
+
+    append = ["catalog", "append", "--run", str(run), "--items", str(new), "--out", str(tmp_path / "grown")]
+    with pytest.raises(SystemExit, match="2"):
+        main(append)
+    told = capsys.readouterr().err
+    assert "2 of 2 items have no vector: 'j1', 'j2'" in told
+    assert "name a file with those of the new items, --embeddings FILE" in told
+    with pytest.raises(SystemExit, match="2"):
+        main([*append, "--embedding-ids", str(ids)])
+    assert "ids of which vectors?" in capsys.readouterr().err
+
+    main([*append, "--embeddings", str(tmp_path / "new.parquet")])
+    grown = Catalog.load(tmp_path / "grown" / "catalog")
+    np.testing.assert_array_equal(grown.codes[:30], Catalog.load(run / "catalog").codes)
+    embedded = load_embeddings(tmp_path / "grown" / "embeddings.safetensors")
+    np.testing.assert_allclose(embedded[30:], x[::-1], rtol=1e-6)
+    quantizer = load_quantizer(tmp_path / "grown" / "catalog" / "quantizer.safetensors")
+    assert grown.codes[30:, 0].tolist() == quantizer.encode(embedded[30:])[:, 0].tolist()
+
+
+def test_vectors_that_the_runs_file_has_already_need_no_other(tmp_path):
+    items, (vectors, ids, x) = write_items(tmp_path), write_vectors(tmp_path)
+    run = Run(tmp_path / "run")
+    embed_config = EmbedConfig(vectors=str(vectors), vector_ids=str(ids))
+    tokenize_items(TokenizeConfig(codebook_sizes=(4, 4, 4)), run, items=items, embed_config=embed_config, seed=0)
+    new = tmp_path / "new.csv"
+    new.write_text("item_id,title,brand\nother,New,brand0\n")
+    append_to_run(run.folder, new, tmp_path / "grown")
+    embedded = load_embeddings(tmp_path / "grown" / "embeddings.safetensors")
+    np.testing.assert_array_equal(embedded[30], x[30].astype(np.float32))

@@ -19,7 +19,13 @@ def run_catalog(argv: list[str]) -> None:
         print_json(shown) if arguments.json else _print_catalog(shown)
         return
     if arguments.action == "append":
-        figures = upkeep.append_to_run(arguments.run, arguments.items, arguments.out)
+        figures = upkeep.append_to_run(
+            arguments.run,
+            arguments.items,
+            arguments.out,
+            vectors=arguments.embeddings,
+            vector_ids=arguments.embedding_ids,
+        )
     elif arguments.action == "retire":
         listed = arguments.file.read_text(encoding="utf-8").splitlines() if arguments.file else []
         queries = [*arguments.items, *(line.strip() for line in listed if line.strip())]
@@ -50,6 +56,9 @@ def _catalog_parser() -> argparse.ArgumentParser:
             action.add_argument("--out", type=Path, required=True, help="folder of the new run")
         if name == "append":
             action.add_argument("--items", type=Path, required=True, help="table: .csv, .tsv, .jsonl or .parquet")
+            given = "vectors of the new items, for a run whose vectors were given: .parquet, .npy or .safetensors"
+            action.add_argument("--embeddings", type=Path, help=given)
+            action.add_argument("--embedding-ids", type=Path, help="text file with the item id of each vector a line")
         if name == "retire":
             action.add_argument("--items", nargs="+", default=[], help="ids or titles")
             action.add_argument("--file", type=Path, help="text file with an id or title a line")

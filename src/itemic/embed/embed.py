@@ -139,7 +139,7 @@ def extend_embeddings(old: Path, new: Path, items: pl.DataFrame, config: EmbedCo
         old: ``embeddings.safetensors`` of the first items.
         new: Where to write those of all items; what it says of itself is what ``embed`` would say.
         items: All items, the new ones last.
-        config: What made the old ones.
+        config: What made the old ones; where they came from a file, it may name another one with the new ones.
 
     Raises:
         ArtifactError: if the old file is missing or damaged, or its vectors are of another width than the new ones.
