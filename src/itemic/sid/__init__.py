@@ -1,5 +1,6 @@
 """itemic.sid: from item vectors to semantic IDs: quantizers, unique codes, the Catalog and its quality figures."""
 
+from itemic.sid.build import make_catalog
 from itemic.sid.catalog import Catalog
 from itemic.sid.collisions.unique import resolve_unique
 from itemic.sid.growth import append_items
@@ -39,6 +40,7 @@ __all__ = [
     "TokenizeConfig",
     "append_items",
     "load_quantizer",
+    "make_catalog",
     "make_quantizer",
     "measure_quality",
     "refit_catalog",

@@ -1,7 +1,7 @@
 """The tokenize stage: item vectors, or SIDs made elsewhere, become ``catalog/`` and ``quality.json`` in the run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +15,14 @@ from itemic.core.errors import ArtifactError, CatalogError, ConfigError
 from itemic.core.files import atomic_folder, write_json
 from itemic.core.run import Run, StageResult
 from itemic.core.seeds import derive_rng
+from itemic.sid.build import settle_catalog
 from itemic.sid.catalog import Catalog
-from itemic.sid.collisions.settle import CollisionStrategy, settle_collisions
+from itemic.sid.collisions.settle import CollisionStrategy
 from itemic.sid.labels import read_labels
 from itemic.sid.moves import write_moves
 from itemic.sid.quality import collisions, measure_quality
 from itemic.sid.quantizers.fit import fit_quantizer, uses_collaborative
-from itemic.sid.quantizers.protocol import Quantizer
+from itemic.sid.quantizers.protocol import Quantizer, check_codebook_sizes
 from itemic.sid.quantizers.registry import QuantizerConfig, make_quantizer
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
 from itemic.sid.vectors import (
@@ -73,8 +74,10 @@ class TokenizeConfig:
             raise ConfigError(
                 "vectors.kind joint: needs source embeddings; SIDs made elsewhere are not quantized again"
             )
-        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
-            raise ConfigError(f"codebook_sizes {self.codebook_sizes}: expected at least one level of one code or more")
+        check_codebook_sizes(self.codebook_sizes)
+        if self.source == "embeddings":
+            # What does not fit the sizes shall be known before hours of encoding, not after.
+            make_quantizer(self.quantizer, self.codebook_sizes)
 
     @property
     def needs_collaborative(self) -> bool:
@@ -100,31 +103,27 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
     def work() -> dict[str, Any]:
         items = pl.read_parquet(inputs["items"])
         item_ids = items["item_id"].to_list()
-        labels = read_labels(items, config.label_columns)
-        x: np.ndarray | None
-        quantizer: Quantizer | None
-        transform: VectorTransform = TextTransform()
-        if config.source == "given":
-            codes = _read_given(inputs["given_sids"], len(item_ids), config.codebook_sizes)
-            x = _read_vectors_for(codes, inputs.get("embeddings"), item_ids, config)
-            quantizer = None if x is None else RQKMeans.from_codes(x, codes, config.codebook_sizes)
-        else:
-            known = read_collaborative(inputs["collaborative"], item_ids) if config.needs_collaborative else None
-            x, transform = _transformed(config.vectors, read_embeddings(inputs["embeddings"], item_ids), known)
-            quantizer = make_quantizer(config.quantizer, config.codebook_sizes)
-            rng = derive_rng(seed, "tokenize")
-            codes = fit_quantizer(quantizer, x, rng, collaborative=None if known is None else known.vectors).encode(x)
-        settled = settle_collisions(codes, config.codebook_sizes, config.collisions, x, quantizer)
-        catalog = Catalog(
-            codes=settled.codes,
-            item_ids=item_ids,
-            codebook_sizes=settled.codebook_sizes,
-            shares=settled.shares,
+        coded = _code_items(config, inputs, item_ids, seed)
+        catalog = settle_catalog(
+            coded.codes,
+            config.codebook_sizes,
+            item_ids,
+            collisions=config.collisions,
             spelling=config.spelling,
+            x=coded.x,
+            quantizer=coded.quantizer,
         )
         rng = derive_rng(seed, "tokenize", "quality")
-        figures = measure_quality(codes, catalog.codes, catalog.codebook_sizes, x, quantizer, labels=labels, rng=rng)
-        write_catalog(run.path("catalog"), catalog, codes, quantizer, transform, figures)
+        figures = measure_quality(
+            coded.codes,
+            catalog.codes,
+            catalog.codebook_sizes,
+            coded.x,
+            coded.quantizer,
+            labels=read_labels(items, config.label_columns),
+            rng=rng,
+        )
+        write_catalog(run.path("catalog"), catalog, coded.codes, coded.quantizer, coded.transform, figures)
         return summarize(catalog, figures)
 
     return run.stage(
@@ -136,6 +135,32 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
         seed=seed,
         force=force,
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _CodedItems:
+    codes: Int[np.ndarray, "N L"]
+    """Before collisions are settled."""
+    x: Float[np.ndarray, "N D"] | None
+    """What was coded; None for codes made elsewhere without vectors."""
+    quantizer: Quantizer | None
+    """What explains the codes; goes with ``x``."""
+    transform: VectorTransform
+    """What makes ``x`` of text embeddings."""
+
+
+def _code_items(config: TokenizeConfig, inputs: Mapping[str, Path], item_ids: Sequence[str], seed: int) -> _CodedItems:
+    if config.source == "given":
+        codes = _read_given(inputs["given_sids"], len(item_ids), config.codebook_sizes)
+        x = _read_vectors_for(codes, inputs.get("embeddings"), item_ids, config)
+        explains = None if x is None else RQKMeans.from_codes(x, codes, config.codebook_sizes)
+        return _CodedItems(codes=codes, x=x, quantizer=explains, transform=TextTransform())
+    known = read_collaborative(inputs["collaborative"], item_ids) if config.needs_collaborative else None
+    x, transform = _transformed(config.vectors, read_embeddings(inputs["embeddings"], item_ids), known)
+    quantizer = make_quantizer(config.quantizer, config.codebook_sizes)
+    from_log = None if known is None else known.vectors
+    fit_quantizer(quantizer, x, derive_rng(seed, "tokenize"), collaborative=from_log)
+    return _CodedItems(codes=quantizer.encode(x), x=x, quantizer=quantizer, transform=transform)
 
 
 def _transformed(

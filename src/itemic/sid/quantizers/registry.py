@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 
@@ -31,11 +31,11 @@ QuantizerConfig = Annotated[
 ]
 """Settings of any quantizer; the key ``kind`` says which."""
 
-QUANTIZERS: dict[str, type[Quantizer]] = {
+QUANTIZERS: dict[str, type[Any]] = {
     kind.kind: kind
     for kind in (RQKMeans, BalancedRQKMeans, HierarchicalKMeans, RQOPQ, RQKMeansFSQ, RQVAE, RQKMeansPlus)
 }
-"""Classes by the name that a config and a saved file give them."""
+"""Quantizer classes by the name that a config and a saved file give them; each takes codebook sizes and its config."""
 
 
 def make_quantizer(config: QuantizerConfig, codebook_sizes: Sequence[int]) -> Quantizer:
@@ -44,21 +44,8 @@ def make_quantizer(config: QuantizerConfig, codebook_sizes: Sequence[int]) -> Qu
     Raises:
         ConfigError: if the sizes do not fit the kind.
     """
-    match config:
-        case RQKMeansConfig():
-            return RQKMeans(codebook_sizes, config)
-        case BalancedRQKMeansConfig():
-            return BalancedRQKMeans(codebook_sizes, config)
-        case HierarchicalKMeansConfig():
-            return HierarchicalKMeans(codebook_sizes, config)
-        case RQOPQConfig():
-            return RQOPQ(codebook_sizes, config)
-        case RQKMeansFSQConfig():
-            return RQKMeansFSQ(codebook_sizes, config)
-        case RQVAEConfig():
-            return RQVAE(codebook_sizes, config)
-        case RQKMeansPlusConfig():
-            return RQKMeansPlus(codebook_sizes, config)
+    quantizer: Quantizer = QUANTIZERS[config.kind](codebook_sizes, config)
+    return quantizer
 
 
 def load_quantizer(path: Path) -> Quantizer:
@@ -70,4 +57,5 @@ def load_quantizer(path: Path) -> Quantizer:
     kind = read_kind(path)
     if kind not in QUANTIZERS:
         raise ArtifactError(f"{path}: holds kind {kind!r}; known kinds are {', '.join(sorted(QUANTIZERS))}")
-    return QUANTIZERS[kind].load(path)
+    quantizer: Quantizer = QUANTIZERS[kind].load(path)
+    return quantizer
