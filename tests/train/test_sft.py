@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from itemic.core.config import config_from_mapping
 from itemic.core.dataset import Dataset
-from itemic.core.errors import ConfigError
+from itemic.core.errors import CatalogError, ConfigError
 from itemic.core.run import Run
 from itemic.inference import load_trained
 from itemic.model.sid_model import SidModel
@@ -89,6 +89,13 @@ def test_align_moves_the_new_rows_alone_and_sft_goes_on_from_it(run: Run, backbo
     name = "model.layers.0.self_attn.q_proj.weight"
     assert not torch.equal(moved[name], before[name])
     assert sft(config, run, seed=0, start="align/model").skipped
+
+
+def test_sft_does_not_go_on_from_a_model_of_another_catalog(run: Run, backbone: Path, catalog: Catalog) -> None:
+    align(settings(backbone, parameters="sid-rows", training={"max_steps": 1, "device": "cpu"}), run, seed=0)
+    catalog.remove([0]).save(run.path("catalog"))
+    with pytest.raises(CatalogError, match=r"descends from it: 0 items more, 1 retired\. Run itemic align again"):
+        sft(settings(backbone), run, seed=0, start="align/model")
 
 
 def test_every_task_has_a_loss_of_its_own_in_the_log(run: Run, backbone: Path) -> None:

@@ -34,6 +34,7 @@ from itemic.model.new_rows import RowInit, codebook_rows, mean_rows, text_rows
 from itemic.model.sid_model import SidModel
 from itemic.model.vocabulary import expand_vocabulary
 from itemic.sid.catalog import Catalog
+from itemic.sid.lineage import describe_change
 from itemic.sid.quantizers.registry import load_quantizer
 from itemic.train.learner import SftLearner
 from itemic.train.loop import TrainConfig, TrainResult, train
@@ -213,7 +214,10 @@ def _make_model(
     if start is not None:
         model = SidModel.load(start, device)
         if model.catalog_version != catalog.version:
-            raise CatalogError(f"{start} speaks catalog {model.catalog_version}, the run has {catalog.version}")
+            raise CatalogError(
+                f"{start} was trained on catalog {model.catalog_version[:12]!r}; the run's, {catalog.version[:12]!r}, "
+                f"{describe_change(catalog, model.catalog_version)}. Run itemic align again"
+            )
         if model.prompt_version != PROMPT_VERSION:
             raise ArtifactError(f"{start}: trained with prompts of another version; run itemic align again")
         return model
