@@ -1,15 +1,18 @@
 """The mathematics under RQ-VAE: choice of codes, gradients past it, terms of the loss, updates of codebooks."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from itemic.sid.quantizers.codebook_updates import AveragedCodebooks, DeadCodes, GradientCodebooks, moving_averages
 from itemic.sid.quantizers.letter_terms import CollaborativeTerm, DiversityTerm, draw_partners
+from itemic.sid.quantizers.network_start import start_from_kmeans
 from itemic.sid.quantizers.rqvae_losses import codebook_loss, collaborative_loss, commitment_loss, diversity_loss
 from itemic.sid.quantizers.rqvae_network import MLP, Quantized, QuantizerNetwork, ResidualMLP
 from itemic.sid.quantizers.vector_quantization import (
@@ -278,3 +281,49 @@ def test_quantizing_sums_levels_and_passes_the_gradient_of_every_residual_to_the
     commitment_loss(quantized.residuals, quantized.chosen).backward()
     # 2 (8 − 10) of level 0 and 2 (−2 + 1) of level 1.
     assert z.grad.item() == -4 - 2
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor has that is made under it."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.numel = max(self.numel, out.numel() if isinstance(out, torch.Tensor) else 0)
+        return out
+
+
+def test_the_start_holds_no_table_of_all_vectors_against_all_codes(monkeypatch):
+    num_items, num_codes, identity = 20000, 100, torch.nn.Identity()
+    network = QuantizerNetwork(2, identity, identity, (num_codes, 2), 2)
+    x = np.random.default_rng(0).normal(size=(num_items, 2)).astype(np.float32)
+    monkeypatch.setattr(
+        "itemic.sid.quantizers.network_start.kmeans", lambda residual, num, iterations, rng: residual[:num].copy()
+    )
+    tracemalloc.start()
+    with LargestTensor() as largest:
+        start_from_kmeans(network, x, np.random.default_rng(0))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * num_items * num_codes / 2
+    assert largest.numel <= x.size
+    np.testing.assert_array_equal(network.codebooks[0].detach(), x[:num_codes])
+    # Level 1 begins with what level 0 leaves of the first vectors, which are its codes.
+    np.testing.assert_array_equal(network.codebooks[1].detach(), np.zeros((2, 2)))
+
+
+def test_the_start_draws_256_vectors_a_code_where_there_are_more():
+    identity, drawn = torch.nn.Identity(), []
+    network = QuantizerNetwork(1, identity, identity, (2,), 1)
+    x = np.arange(1000, dtype=np.float32)[:, None]
+
+    def remember(residual, num_codes, num_iterations, rng):
+        drawn.extend(residual[:, 0].tolist())
+        return residual[:num_codes]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("itemic.sid.quantizers.network_start.kmeans", remember)
+        start_from_kmeans(network, x, np.random.default_rng(0))
+    assert len(set(drawn)) == len(drawn) == 512
+    assert drawn == sorted(drawn)

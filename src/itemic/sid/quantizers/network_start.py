@@ -8,13 +8,14 @@ from jaxtyping import Float
 
 from itemic.sid.quantizers.kmeans import kmeans
 from itemic.sid.quantizers.protocol import pieces
+from itemic.sid.quantizers.residual import encode_residuals
 from itemic.sid.quantizers.rqvae_network import QuantizerNetwork
 from itemic.sid.quantizers.rqvae_training import read_batch
-from itemic.sid.quantizers.vector_quantization import nearest_codes
 
 __all__ = ["standardize_on", "start_from_codebooks", "start_from_kmeans"]
 
 _KMEANS_ITERATIONS = 10
+_POINTS_PER_CODE = 256
 
 
 @torch.no_grad()
@@ -28,13 +29,20 @@ def standardize_on(network: QuantizerNetwork, x: Float[np.ndarray, "N D"]) -> No
 
 @torch.no_grad()
 def start_from_kmeans(network: QuantizerNetwork, x: Float[np.ndarray, "N D"], rng: np.random.Generator) -> None:
-    """Sets the codebooks, level by level, to k-means on what the encoder makes of ``x`` and the levels before leave."""
-    latents = [network.encode(read_batch(x, rows, network.device)).cpu() for rows in pieces(len(x))]
-    residual = torch.cat(latents)
+    """Sets the codebooks, level by level, to k-means on what the encoder makes of ``x`` and the levels before leave.
+
+    On 256 vectors a code of the largest codebook, drawn at random where there are more. Only their latents are kept.
+    """
+    num_points = _POINTS_PER_CODE * max(len(codebook) for codebook in network.codebooks)
+    chosen = np.arange(len(x))
+    if num_points < len(x):
+        chosen = np.sort(rng.choice(len(x), size=num_points, replace=False))
+    latents = [network.encode(read_batch(x, chosen[rows], network.device)).cpu() for rows in pieces(len(chosen))]
+    residual = torch.cat(latents).numpy()
     for codebook in network.codebooks:
-        centroids = torch.from_numpy(kmeans(residual.numpy(), len(codebook), _KMEANS_ITERATIONS, rng))
-        codebook.copy_(centroids)
-        residual = residual - centroids[nearest_codes(residual, centroids)]
+        centroids = kmeans(residual, len(codebook), _KMEANS_ITERATIONS, rng)
+        codebook.copy_(torch.from_numpy(centroids))
+        residual -= centroids[encode_residuals(residual, [centroids])[:, 0]]
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from itemic.core.config import config_from_mapping
 from itemic.core.device import pick_device
 from itemic.core.errors import ArtifactError, CatalogError, ConfigError
 from itemic.sid.quantizers.protocol import Quantizer, check_codebook_sizes, pieces
-from itemic.sid.quantizers.residual import squared_distances
+from itemic.sid.quantizers.residual import encode_residuals, squared_distances
 from itemic.sid.quantizers.rqvae_network import QuantizerNetwork
 from itemic.sid.quantizers.rqvae_training import Progress, read_batch
 from itemic.sid.quantizers.stored import read_quantizer, write_quantizer
@@ -91,10 +91,7 @@ class NeuralQuantizer(ABC):
         codebooks = self._fitted_codebooks()
         codes = np.empty((len(x), len(self._sizes)), dtype=np.int64)
         for rows in pieces(len(x)):
-            latents = self._latents(x[rows])
-            for level, codebook in enumerate(codebooks):
-                residual = latents - _sum_of_vectors(codebooks, codes[rows, :level])
-                codes[rows, level] = squared_distances(residual, codebook).argmin(axis=1)
+            codes[rows] = encode_residuals(self._latents(x[rows]), codebooks)
         return codes
 
     @torch.no_grad()

@@ -9,7 +9,6 @@ from jaxtyping import Float
 
 from itemic.core.device import pick_device
 from itemic.core.errors import ConfigError
-from itemic.sid.quantizers.kmeans import draw_rows
 from itemic.sid.quantizers.letter_terms import CollaborativeTerm, DiversityTerm
 from itemic.sid.quantizers.network_start import standardize_on, start_from_kmeans
 from itemic.sid.quantizers.neural import NeuralQuantizer
@@ -26,8 +25,6 @@ __all__ = ["COMPACT_HIDDEN_SIZES", "RQVAE", "RQVAEConfig"]
 COMPACT_HIDDEN_SIZES = (768, 256)
 """For CPUs: a fifth of the default's cost an epoch, at a larger error after as many epochs (docs/semantic_ids.md)."""
 
-_POINTS_PER_CODE = 256
-
 
 @dataclass(frozen=True, kw_only=True)
 class RQVAEConfig(VQTrainingConfig):
@@ -36,8 +33,8 @@ class RQVAEConfig(VQTrainingConfig):
     kind: Literal["rqvae"] = "rqvae"
     """Names this quantizer in a recipe."""
     hidden_sizes: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64)
-    """Widths between the vectors and the latent; the decoder mirrors them. Default: MiniOneRec. ``COMPACT_HIDDEN_SIZES``
-    cost a fifth an epoch."""
+    """Widths between the vectors and the latent; the decoder mirrors them. Default: MiniOneRec.
+    ``COMPACT_HIDDEN_SIZES`` cost a fifth an epoch."""
     latent_size: int = 32
     """Width of the latent and of the codebooks. Default: TIGER, MiniOneRec."""
     collaborative_weight: float = 0.0
@@ -139,9 +136,8 @@ class RQVAE(NeuralQuantizer):
         self, x: Float[np.ndarray, "N D"], generator: torch.Generator, rng: np.random.Generator
     ) -> QuantizerNetwork:
         network = self._make_network(x.shape[1], generator).to(pick_device(self.config.device))
-        sample = draw_rows(x, _POINTS_PER_CODE * max(self._sizes), rng)
-        standardize_on(network, sample)
-        start_from_kmeans(network, sample, rng)
+        standardize_on(network, x)
+        start_from_kmeans(network, x, rng)
         return network
 
     def _terms(
