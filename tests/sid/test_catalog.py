@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itemic.core.errors import ArtifactError, CatalogError
-from itemic.core.files import read_json, write_json
+from itemic.core.files import read_json, text_hash, write_json
+from itemic.sid import catalog as catalog_module
 from itemic.sid.catalog import Catalog
 
 CODES = np.array([[0, 1], [1, 0], [0, 0]])
@@ -197,6 +198,18 @@ def test_catalogs_from_before_there_were_parents_still_load(tmp_path):
 
 def test_versions_do_not_change_with_the_code():
     assert small_catalog().version == "19815e157a53f69c6c7192fe0c4082fc9a966bf2ad1adf6e39917c8894672cd6"
+
+
+def test_the_version_is_one_hash_however_it_is_fed(monkeypatch):
+    catalog = small_catalog(active=np.array([True, False, True]), spelling="wrapped")
+    arrays = (catalog.codes.astype("<i8").tobytes().hex(), catalog.active.tobytes().hex())
+    sizes = ",".join(map(str, catalog.codebook_sizes))
+    expected = text_hash("1", "wrapped", "False", sizes, *arrays, *catalog.item_ids)
+    assert catalog.version == expected
+    monkeypatch.setattr(catalog_module, "_ROWS_AT_ONCE", 2)
+    in_columns = np.asfortranarray(catalog.codes)
+    again = small_catalog(codes=in_columns, active=np.array([True, False, True]), spelling="wrapped")
+    assert again.version == expected
 
 
 @settings(max_examples=30)

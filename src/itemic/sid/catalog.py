@@ -5,7 +5,8 @@ the spelling is only kept beside them.
 """
 
 import functools
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import polars as pl
 from jaxtyping import Bool, Int
 
 from itemic.core.errors import ArtifactError, CatalogError
-from itemic.core.files import read_json, text_hash, write_json, write_parquet
+from itemic.core.files import read_json, write_json, write_parquet
 from itemic.sid.order import lexicographic_order, run_starts
 
 __all__ = ["Ancestor", "Catalog"]
 
 _FORMAT = 1
+_ROWS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +110,18 @@ class Catalog:
 
     @functools.cached_property
     def version(self) -> str:
-        """SHA-256 of everything the catalog says: codes, item ids, sizes, activity, sharing and spelling."""
-        arrays = (self.codes.astype("<i8").tobytes().hex(), self.active.tobytes().hex())
+        """SHA-256 of everything the catalog says: codes, item ids, sizes, activity, sharing and spelling.
+
+        ``core.files.text_hash`` of these as texts, the arrays as hexadecimal digits, but fed in pieces: the digits of
+        ten million items would take gigabytes.
+        """
         sizes = ",".join(map(str, self.codebook_sizes))
-        return text_hash(str(_FORMAT), self.spelling, str(self.shares), sizes, *arrays, *self.item_ids)
+        digest = hashlib.sha256()
+        _feed_texts(digest, [str(_FORMAT), self.spelling, str(self.shares), sizes])
+        _feed_hex(digest, self.codes, "<i8")
+        _feed_hex(digest, self.active, "?")
+        _feed_texts(digest, self.item_ids)
+        return digest.hexdigest()
 
     def descends_from(self, version: str) -> bool:
         """Returns whether it is that catalog or grew from it: every item of that one has its row and SID here."""
@@ -344,6 +354,21 @@ def _read_parents(info: dict[str, Any], path: Path) -> list[Ancestor]:
         return [Ancestor(**parent) for parent in info.get("parents", [])]
     except TypeError as error:
         raise ArtifactError(f"{path}: damaged entry parents: {error}") from None
+
+
+def _feed_texts(digest: "hashlib._Hash", texts: Iterable[str]) -> None:
+    """Feeds texts, each after its length in bytes."""
+    for text in texts:
+        encoded = text.encode("utf-8", errors="surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "big"))
+        digest.update(encoded)
+
+
+def _feed_hex(digest: "hashlib._Hash", array: np.ndarray, dtype: str) -> None:
+    """Feeds an array's bytes, row by row, as one text of hexadecimal digits."""
+    digest.update((2 * array.size * np.dtype(dtype).itemsize).to_bytes(8, "big"))
+    for first in range(0, len(array), _ROWS_AT_ONCE):
+        digest.update(array[first : first + _ROWS_AT_ONCE].astype(dtype).tobytes().hex().encode())
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
