@@ -69,21 +69,36 @@ def describe_collisions(found: SidArtifacts) -> CollisionSection | None:
 
 def _groups(found: SidArtifacts, ids: np.ndarray, chosen: list[int]) -> Iterator[Collided]:
     assert found.codes_before is not None
-    members: dict[int, list[int]] = {one: [] for one in chosen}
-    for row in np.flatnonzero(np.isin(ids, chosen)).tolist():
-        members[int(ids[row])].append(row)
-    for rows in members.values():
-        items = sorted((_fate(found, row) for row in rows), key=lambda item: item.is_moved)[:_MAX_ITEMS]
-        yield Collided(sid=write_sid(found.codes_before[rows[0]].tolist()), num_items=len(rows), items=tuple(items))
+    members: dict[int, np.ndarray] = dict(_members(ids, chosen))
+    for one in chosen:
+        rows = members[one]
+        moved = _is_moved(found, rows)
+        shown = rows[np.argsort(moved, kind="stable")[:_MAX_ITEMS]]
+        sid = write_sid(found.codes_before[rows[0]].tolist())
+        yield Collided(sid=sid, num_items=len(rows), items=tuple(_fate(found, row) for row in shown.tolist()))
+
+
+def _members(ids: np.ndarray, chosen: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields each chosen group with its rows, in their order."""
+    rows = np.flatnonzero(np.isin(ids, chosen))
+    rows = rows[np.argsort(ids[rows], kind="stable")]
+    groups, starts = np.unique(ids[rows], return_index=True)
+    ends = [*starts[1:].tolist(), len(rows)]
+    for group, start, end in zip(groups.tolist(), starts.tolist(), ends, strict=False):
+        yield group, rows[start:end]
+
+
+def _is_moved(found: SidArtifacts, rows: np.ndarray) -> np.ndarray:
+    assert found.codes_before is not None
+    num_common = min(found.codes_before.shape[1], found.catalog.num_levels)
+    is_moved: np.ndarray = (found.codes_before[rows, :num_common] != found.catalog.codes[rows, :num_common]).any(axis=1)
+    return is_moved
 
 
 def _fate(found: SidArtifacts, row: int) -> Fate:
-    assert found.codes_before is not None
-    after = found.catalog.codes[row]
-    num_common = min(found.codes_before.shape[1], len(after))
     return Fate(
         title=shorten(found.titles[row], _TITLE_CHARACTERS),
-        sid=write_sid(after.tolist()),
-        is_moved=bool((found.codes_before[row, :num_common] != after[:num_common]).any()),
+        sid=write_sid(found.catalog.codes[row].tolist()),
+        is_moved=bool(_is_moved(found, np.array([row]))[0]),
         is_active=bool(found.catalog.active[row]),
     )
