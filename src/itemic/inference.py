@@ -15,7 +15,6 @@ from itemic.decode.recommender import LanguageModelRecommender, top_probabilitie
 from itemic.language.prompts import PROMPT_VERSION, Renderer
 from itemic.model.sid_model import SidModel
 from itemic.sid.catalog import Catalog
-from itemic.sid.lineage import check_trained_on
 
 __all__ = ["RecommendedItem", "TrainedRun", "load_trained"]
 
@@ -113,24 +112,22 @@ def load_trained(
             f"{run.path('model')}: trained with prompts of version {model.prompt_version}, this itemic has "
             f"{PROMPT_VERSION}; train it again"
         )
-    check_trained_on(
-        catalog,
-        model.catalog_version,
-        model.spelling.codebook_sizes,
-        model.spelling.style,
-        allow_change=allow_catalog_change,
-    )
-    renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
     max_history = _max_history(run)
+
+    def prompt(history: Sequence[int]) -> Sequence[int]:
+        return renderer.next_item_prompt(history[-max_history:])
+
+    # The recommender comes first: it checks the catalog, which a renderer takes as it is.
     recommender = LanguageModelRecommender(
         model,
         catalog,
-        lambda history: renderer.next_item_prompt(history[-max_history:]),
+        prompt,
         num_beams=num_beams,
         normalize=normalize,
         batch_size=batch_size,
-        allow_catalog_change=True,
+        allow_catalog_change=allow_catalog_change,
     )
+    renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
     return TrainedRun(dataset, catalog, renderer, recommender)
 
 
