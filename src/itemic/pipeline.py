@@ -41,6 +41,7 @@ def evaluate(config: ComparisonConfig, run: Run, *, seed: int, force: bool = Fal
 
     Raises:
         ArtifactError: if the dataset, the catalog or the model is missing.
+        CatalogError: if the model was trained on another catalog and that is not allowed.
         ConfigError: if a baseline does not exist.
     """
     inputs = {
@@ -57,6 +58,7 @@ def evaluate(config: ComparisonConfig, run: Run, *, seed: int, force: bool = Fal
             normalize=config.normalize,
             batch_size=config.decode_batch_size,
             device=config.device,
+            allow_catalog_change=config.allow_catalog_change,
         )
         recommenders: list[Recommender] = [trained.recommender]
         fit_s = {}

@@ -34,6 +34,8 @@ class ComparisonConfig(EvaluateConfig):
     """Prompts decoded at once."""
     device: str = "auto"
     """Where the language model is decoded: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<n>``."""
+    allow_catalog_change: bool = False
+    """Whether another catalog than the model was trained on will do, one with items added or retired since, say."""
 
 
 @dataclass(frozen=True, kw_only=True)
