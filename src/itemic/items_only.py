@@ -10,12 +10,13 @@ from typing import Any
 import polars as pl
 
 from itemic.core.dataset import EXAMPLE_SCHEMA, INTERACTION_SCHEMA, ITEM_SCHEMA, Dataset
-from itemic.core.errors import ConfigError
+from itemic.core.errors import CatalogError, ConfigError
 from itemic.core.files import read_json
 from itemic.core.run import Run, StageResult
 from itemic.data.additions import read_items
 from itemic.embed.embed import EmbedConfig, embed
-from itemic.embed.given import read_vectors
+from itemic.embed.given import find_rows, read_vectors
+from itemic.sid.quantizers.fsq import RQKMeansFSQConfig
 from itemic.sid.tokenize import TokenizeConfig, tokenize
 
 __all__ = ["tokenize_items"]
@@ -44,28 +45,52 @@ def tokenize_items(
         force: Runs even what is unchanged.
 
     Raises:
-        ConfigError: if there are neither items nor vectors, or the folder holds a run with a log.
+        ConfigError: if there are neither items nor vectors, or the folder holds a run with a log, or of other items
+            that ``force`` does not give up.
         DataError: if a file has a row that cannot be used, or an item has neither text nor vector.
         CatalogError: as ``tokenize``.
     """
     embed_config = embed_config or EmbedConfig()
     if items is None and not embed_config.vectors:
         raise ConfigError("expected a table of items, a file of vectors, or both")
-    _refuse_log(run)
     table = read_items(items) if items is not None else _untitled(embed_config)
+    _check_before_writing(table, config, embed_config, run, force=force)
     _write_dataset(table, items or Path(embed_config.vectors), run)
     embed(embed_config, run, seed=seed, force=force)
     return tokenize(config, run, seed=seed, force=force)
 
 
-def _refuse_log(run: Run) -> None:
+def _check_before_writing(
+    table: pl.DataFrame, config: TokenizeConfig, embed_config: EmbedConfig, run: Run, *, force: bool
+) -> None:
+    """Raises for what would fail later, when the folder has been changed and hours of encoding have passed."""
     path = run.path("dataset") / "dataset.json"
     if path.exists() and read_json(path).get("split") != _PROTOCOL:
         raise ConfigError(f"{run.folder}: holds a run with a log, whose items are in dataset/; name another folder")
+    if path.exists() and not force:
+        known = pl.read_parquet(run.path("dataset") / "items.parquet", columns=["item_id"])["item_id"].to_list()
+        if known != table["item_id"].to_list():
+            raise ConfigError(
+                f"{run.folder}: holds a catalog of {len(known)} other items; name another folder, or replace it with "
+                "--force, or add to it with itemic catalog append"
+            )
+    learned = config.codebook_sizes[:-1] if isinstance(config.quantizer, RQKMeansFSQConfig) else config.codebook_sizes
+    if max(learned, default=0) > table.height:
+        raise CatalogError(
+            f"codebook_sizes {config.codebook_sizes}: a level has more codes than the {table.height} items to learn "
+            f"from; set at most {table.height} a level"
+        )
+    if embed_config.vectors:
+        ids, _ = read_vectors(Path(embed_config.vectors), _ids_path(embed_config))
+        find_rows(table["item_id"].to_list(), ids, embed_config.vectors)
+
+
+def _ids_path(config: EmbedConfig) -> Path | None:
+    return Path(config.vector_ids) if config.vector_ids else None
 
 
 def _untitled(config: EmbedConfig) -> pl.DataFrame:
-    ids, _ = read_vectors(Path(config.vectors), Path(config.vector_ids) if config.vector_ids else None)
+    ids, _ = read_vectors(Path(config.vectors), _ids_path(config))
     return pl.DataFrame({"item_id": ids, "title": "", "description": ""}).with_row_index("item_index")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from itemic.core.errors import ArtifactError
 from itemic.core.files import (
@@ -18,6 +19,7 @@ from itemic.core.files import (
     text_hash,
     write_arrays,
     write_json,
+    write_rows,
 )
 
 
@@ -113,3 +115,16 @@ def test_arrays_that_cannot_be_mapped_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ArtifactError, match="damaged"):
         map_array(path, "a")
+
+
+def test_rows_written_in_blocks_are_the_array(tmp_path):
+    path = tmp_path / "x.safetensors"
+    x = np.arange(12, dtype=np.float16).reshape(4, 3)
+    write_rows(path, "x", (4, 3), (x[:1], x[1:]), {"about": "é"})
+    np.testing.assert_array_equal(map_array(path, "x"), x)
+    with safe_open(path, framework="np") as stored:
+        assert stored.metadata() == {"about": "é"}
+        assert stored.get_tensor("x").dtype == np.float32
+    with pytest.raises(AssertionError, match="make up shape"):
+        write_rows(path, "x", (5, 3), (x,))
+    np.testing.assert_array_equal(map_array(path, "x"), x)

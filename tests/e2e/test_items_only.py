@@ -8,7 +8,8 @@ import pytest
 
 from itemic.cli.main import main
 from itemic.core.dataset import Dataset
-from itemic.core.errors import ConfigError, DataError
+from itemic.core.errors import CatalogError, ConfigError, DataError
+from itemic.core.files import path_hash
 from itemic.core.run import Run
 from itemic.embed import EmbedConfig, load_embeddings
 from itemic.items_only import tokenize_items
@@ -16,6 +17,7 @@ from itemic.sid import Catalog, TokenizeConfig, load_quantizer
 from itemic.upkeep import append_to_run
 
 SIZES = ["--codebook-sizes", "4", "4", "4"]
+SMALL = TokenizeConfig(codebook_sizes=(4, 4, 4))
 
 
 def write_items(folder, num_items=30):
@@ -76,7 +78,7 @@ def test_items_without_a_vector_are_named(tmp_path):
     items, (vectors, ids, _) = write_items(tmp_path, 31), write_vectors(tmp_path)
     config = EmbedConfig(vectors=str(vectors), vector_ids=str(ids))
     with pytest.raises(DataError, match="1 of 31 items have no vector: 'i30'"):
-        tokenize_items(TokenizeConfig(), Run(tmp_path / "run"), items=items, embed_config=config, seed=0)
+        tokenize_items(SMALL, Run(tmp_path / "run"), items=items, embed_config=config, seed=0)
 
 
 def test_the_command_needs_a_folder_of_its_own(tmp_path, capsys):
@@ -134,3 +136,29 @@ def test_vectors_that_the_runs_file_has_already_need_no_other(tmp_path):
     append_to_run(run.folder, new, tmp_path / "grown")
     embedded = load_embeddings(tmp_path / "grown" / "embeddings.safetensors")
     np.testing.assert_array_equal(embedded[30], x[30].astype(np.float32))
+
+
+def test_a_quantizer_inside_a_quantizer_is_chosen_by_its_kind_too(tmp_path):
+    items, (vectors, ids, _) = write_items(tmp_path), write_vectors(tmp_path)
+    command = ["tokenize", "--run", str(tmp_path / "run"), "--items", str(items), "--embeddings", str(vectors)]
+    command += ["--embedding-ids", str(ids), *SIZES, "--quantizer.kind", "rqkmeans-plus", "--quantizer.epochs", "1"]
+    main([*command, "--quantizer.base.kind=balanced-rqkmeans", "--quantizer.base.tolerance", "0.5"])
+    config = Run(tmp_path / "run").manifest()["stages"]["tokenize"]["config"]["quantizer"]
+    assert (config["kind"], config["epochs"]) == ("rqkmeans-plus", 1)
+    assert (config["base"]["kind"], config["base"]["tolerance"]) == ("balanced-rqkmeans", 0.5)
+
+
+def test_what_is_refused_changes_nothing(tmp_path):
+    items, (vectors, ids, _) = write_items(tmp_path), write_vectors(tmp_path)
+    given = EmbedConfig(vectors=str(vectors), vector_ids=str(ids))
+    run = Run(tmp_path / "run")
+    tokenize_items(SMALL, run, items=items, embed_config=given, seed=0)
+    before = path_hash(run.folder)
+    fewer = write_items(tmp_path, 20)
+    with pytest.raises(ConfigError, match="holds a catalog of 30 other items; name another folder, or replace it"):
+        tokenize_items(SMALL, run, items=fewer, embed_config=given, seed=0)
+    with pytest.raises(CatalogError, match="more codes than the 20 items"):
+        tokenize_items(TokenizeConfig(), run, items=fewer, embed_config=given, seed=0, force=True)
+    assert path_hash(run.folder) == before
+    tokenize_items(SMALL, run, items=fewer, embed_config=given, seed=0, force=True)
+    assert len(Catalog.load(run.path("catalog"))) == 20

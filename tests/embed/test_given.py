@@ -6,10 +6,15 @@ from itemic.core.errors import ArtifactError, ConfigError, DataError
 from itemic.core.files import write_arrays, write_parquet
 from itemic.core.run import Run
 from itemic.embed import EmbedConfig, embed, load_embeddings
-from itemic.embed.given import read_vectors, vectors_of
+from itemic.embed.given import find_rows, read_vectors
 
 X = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)
 IDS = ["b", "a", "c"]
+
+
+def vectors_of(item_ids, path, ids_path=None):
+    ids, x = read_vectors(path, ids_path)
+    return x[find_rows(item_ids, ids, path)]
 
 
 def write_all(folder):
@@ -27,7 +32,6 @@ def write_all(folder):
 def test_vectors_come_in_the_items_order_whatever_the_format(tmp_path, number):
     path, ids = write_all(tmp_path)[number]
     np.testing.assert_array_equal(vectors_of(["c", "b"], path, ids), [[5, 6], [1, 2]])
-    assert vectors_of(["c"], path, ids).dtype == np.float32
 
 
 def test_arrays_are_mapped_not_read(tmp_path):

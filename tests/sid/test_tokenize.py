@@ -189,3 +189,29 @@ def test_config_comes_from_yaml_values_and_refuses_nonsense():
     ]:
         with pytest.raises(ConfigError, match=message):
             config_from_mapping(TokenizeConfig, values)
+
+
+def test_retired_items_stay_retired_and_the_old_page_goes(tmp_path):
+    run = make_run(tmp_path)
+    tokenize(TokenizeConfig(**SMALL), run, seed=0)
+    Catalog.load(run.path("catalog")).remove([3, 5]).save(run.path("catalog"))
+    run.path("sids.html").write_text("of the old codes")
+    tokenize(TokenizeConfig(**SMALL), run, seed=1)
+    catalog = Catalog.load(run.path("catalog"))
+    assert np.flatnonzero(~catalog.active).tolist() == [3, 5]
+    assert not run.path("sids.html").exists()
+
+
+def test_a_damaged_catalog_is_replaced_with_a_warning(tmp_path, caplog):
+    run = make_run(tmp_path)
+    tokenize(TokenizeConfig(**SMALL), run, seed=0)
+    (run.path("catalog") / "catalog.parquet").unlink()
+    with caplog.at_level(logging.WARNING, logger="itemic"):
+        tokenize(TokenizeConfig(**SMALL), run, seed=0)
+    assert "active again" in caplog.text
+    assert Catalog.load(run.path("catalog")).active.all()
+
+
+def test_a_quantizer_that_does_not_fit_its_sizes_is_refused_before_anything_runs():
+    with pytest.raises(ConfigError, match="grid"):
+        config_from_mapping(TokenizeConfig, {"quantizer": {"kind": "rqkmeans-fsq", "grid": [3, 3]}})

@@ -3,10 +3,11 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "write_arrays",
     "write_json",
     "write_parquet",
+    "write_rows",
 ]
 
 _CHUNK_BYTES = 1 << 20
@@ -113,6 +115,33 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with atomic_path(path) as temporary:
         save_file(contiguous, temporary, metadata=dict(metadata or {}))
+
+
+def write_rows(
+    path: Path,
+    name: str,
+    shape: tuple[int, int],
+    blocks: Iterable[np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes one float32 array as safetensors, block of rows by block of rows, atomically: it never is in memory whole.
+
+    Args:
+        path: The file.
+        name: Of the array.
+        shape: Of the whole array.
+        blocks: Its rows in order, of any floating type.
+        metadata: Texts to keep beside it.
+    """
+    num_bytes = 4 * math.prod(shape)
+    entry = {"dtype": "F32", "shape": list(shape), "data_offsets": [0, num_bytes]}
+    header = json.dumps({"__metadata__": dict(metadata or {}), name: entry}, ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        stream.write(len(header).to_bytes(8, "little") + header)
+        for block in blocks:
+            stream.write(np.ascontiguousarray(block, dtype="<f4").data)
+        assert stream.tell() == 8 + len(header) + num_bytes, f"blocks do not make up shape {shape}"
 
 
 def map_array(path: Path, name: str) -> np.ndarray:

@@ -5,8 +5,8 @@ was, and when the catalogue changes only new or changed items are encoded.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +20,13 @@ from safetensors.numpy import load_file
 from itemic.core.config import config_to_mapping
 from itemic.core.device import pick_device
 from itemic.core.errors import ArtifactError, ConfigError
-from itemic.core.files import file_hash, path_hash, text_hash, write_arrays
+from itemic.core.files import file_hash, map_array, path_hash, text_hash, write_rows
 from itemic.core.packages import cache_folder
 from itemic.core.progress import progress_bar
 from itemic.core.run import Run, StageResult
 from itemic.embed.cache import EmbeddingCache
 from itemic.embed.encoder import EncoderOptions, TextEncoder
-from itemic.embed.given import vectors_of
+from itemic.embed.given import find_rows, read_vectors
 from itemic.embed.hugging_face import HuggingFaceEncoder
 from itemic.embed.models import model_folder, sentence_pooling
 from itemic.embed.sentence_transformer import SentenceTransformerEncoder
@@ -35,6 +35,7 @@ from itemic.embed.texts import item_texts
 __all__ = ["EmbedConfig", "embed", "embed_texts", "encode_cached", "extend_embeddings", "load_embeddings"]
 
 _BATCHES_A_FILE = 8
+_ROWS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +103,9 @@ def embed(config: EmbedConfig, run: Run, *, seed: int, force: bool = False) -> S
 
     def work() -> dict[str, Any]:
         items = pl.read_parquet(items_path)
-        make = _adopt if given else _encode
-        vectors, metadata, figures = make(items, config)
-        metadata["item_hash"] = text_hash(*items["item_id"])
-        write_arrays(run.path("embeddings.safetensors"), {"embeddings": vectors}, metadata)
-        return {"num_items": len(vectors), "width": vectors.shape[1], **figures}
+        made = (_adopt if given else _encode)(items, config)
+        _write(run.path("embeddings.safetensors"), [made], items)
+        return {"num_items": made.shape[0], "width": made.shape[1], **made.figures}
 
     return run.stage(
         "embed",
@@ -119,8 +118,20 @@ def embed(config: EmbedConfig, run: Run, *, seed: int, force: bool = False) -> S
     )
 
 
-def _encode(items: pl.DataFrame, config: EmbedConfig) -> tuple[np.ndarray, dict[str, str], dict[str, Any]]:
-    """Returns the vectors of the items' texts, what the file says of them, and the stage's figures."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Vectors:
+    """Vectors of some items, a row each, read block by block."""
+
+    shape: tuple[int, int]
+    blocks: Iterable[np.ndarray]
+    metadata: dict[str, str] = field(default_factory=dict)
+    """What a file says of them."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """For the stage."""
+
+
+def _encode(items: pl.DataFrame, config: EmbedConfig) -> _Vectors:
+    """Returns the vectors of the items' texts."""
     texts = item_texts(items, config.fields)
     metadata = {
         "encoder": config.encoder,
@@ -129,11 +140,30 @@ def _encode(items: pl.DataFrame, config: EmbedConfig) -> tuple[np.ndarray, dict[
         "fields": ",".join(config.fields),
         "text_hash": text_hash(*texts),
     }
-    return embed_texts(texts, config), metadata, {"num_distinct_texts": len(set(texts))}
+    x = embed_texts(texts, config)
+    figures = {"num_distinct_texts": len(set(texts))}
+    return _Vectors(shape=x.shape, blocks=[x], metadata=metadata, figures=figures)
+
+
+def _adopt(items: pl.DataFrame, config: EmbedConfig) -> _Vectors:
+    """Returns the items' vectors out of a file."""
+    path, ids_path = Path(config.vectors), Path(config.vector_ids) if config.vector_ids else None
+    ids, x = read_vectors(path, ids_path)
+    rows = find_rows(items["item_id"].to_list(), ids, path)
+    blocks = (x[rows[first : first + _ROWS_AT_ONCE]] for first in range(0, len(rows), _ROWS_AT_ONCE))
+    metadata = {"encoder": "given", "vectors_hash": file_hash(path)}
+    return _Vectors(shape=(len(rows), x.shape[1]), blocks=blocks, metadata=metadata)
+
+
+def _write(path: Path, parts: Sequence[_Vectors], items: pl.DataFrame) -> None:
+    """Writes the vectors of all items, part after part, with what the last part says of them."""
+    shape = (sum(part.shape[0] for part in parts), parts[-1].shape[1])
+    blocks = (block for part in parts for block in part.blocks)
+    write_rows(path, "embeddings", shape, blocks, {**parts[-1].metadata, "item_hash": text_hash(*items["item_id"])})
 
 
 def extend_embeddings(old: Path, new: Path, items: pl.DataFrame, config: EmbedConfig) -> Float32[np.ndarray, "N D"]:
-    """Returns the vectors of a catalogue that has grown, after writing them; only the new items are encoded.
+    """Returns the vectors of a catalogue that has grown, mapped, after writing them; only the new items are encoded.
 
     Args:
         old: ``embeddings.safetensors`` of the first items.
@@ -145,26 +175,18 @@ def extend_embeddings(old: Path, new: Path, items: pl.DataFrame, config: EmbedCo
         ArtifactError: if the old file is missing or damaged, or its vectors are of another width than the new ones.
         DataError: if a new item has no text, or no vector in a file of vectors.
     """
-    known = load_embeddings(old)
-    fresh, metadata, _ = (_adopt if config.vectors else _encode)(items[len(known) :], config)
+    mapped = map_array(old, "embeddings")
+    known = _Vectors(shape=mapped.shape, blocks=[mapped])
+    fresh = (_adopt if config.vectors else _encode)(items[len(mapped) :], config)
     if fresh.shape[1] != known.shape[1]:
         raise ArtifactError(
             f"{old}: vectors {known.shape[1]} wide, those of the new items are {fresh.shape[1]} wide: another encoder "
             "made them"
         )
-    if "text_hash" in metadata:
-        metadata["text_hash"] = text_hash(*item_texts(items, config.fields))
-    metadata["item_hash"] = text_hash(*items["item_id"])
-    vectors = np.concatenate([known, fresh])
-    write_arrays(new, {"embeddings": vectors}, metadata)
-    return vectors
-
-
-def _adopt(items: pl.DataFrame, config: EmbedConfig) -> tuple[np.ndarray, dict[str, str], dict[str, Any]]:
-    """Returns the items' vectors out of a file, what the new file says of them, and no figures."""
-    ids = Path(config.vector_ids) if config.vector_ids else None
-    vectors = vectors_of(items["item_id"].to_list(), Path(config.vectors), ids)
-    return vectors, {"encoder": "given", "vectors_hash": file_hash(Path(config.vectors))}, {}
+    if "text_hash" in fresh.metadata:
+        fresh.metadata["text_hash"] = text_hash(*item_texts(items, config.fields))
+    _write(new, [known, fresh], items)
+    return map_array(new, "embeddings")
 
 
 def embed_texts(texts: Sequence[str], config: EmbedConfig) -> Float32[np.ndarray, "n D"]:

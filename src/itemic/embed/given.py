@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from itemic.core.errors import ConfigError, DataError
 
-__all__ = ["read_vectors", "vectors_of"]
+__all__ = ["find_rows", "read_vectors"]
 
 _NUM_NAMED = 3
 
@@ -38,9 +38,10 @@ def read_vectors(path: Path, ids_path: Path | None = None) -> tuple[list[str], F
     elif path.suffix in (".npy", ".safetensors"):
         if ids_path is None:
             raise ConfigError(
-                f"{path}: holds no item ids; name a text file with one id a line (vector_ids; on the command line --embedding-ids)"
+                f"{path}: holds no item ids; name a text file with one id a line (vector_ids; on the command line "
+                "--embedding-ids)"
             )
-        ids = ids_path.read_text(encoding="utf-8").splitlines()
+        ids = ids_path.read_text(encoding="utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
         x = _read_npy(path) if path.suffix == ".npy" else _read_safetensors(path)
     else:
         raise ConfigError(f"{path}: expected vectors as .parquet, .npy or .safetensors")
@@ -48,20 +49,23 @@ def read_vectors(path: Path, ids_path: Path | None = None) -> tuple[list[str], F
     return ids, x
 
 
-def vectors_of(item_ids: Sequence[str], path: Path, ids_path: Path | None = None) -> Float32[np.ndarray, "N D"]:
-    """Returns the vectors of these items, in their order; those of other items are left out.
+def find_rows(item_ids: Sequence[str], ids: Sequence[str], path: Path | str) -> Int[np.ndarray, "N"]:
+    """Returns the place of each item in ``ids``.
+
+    Args:
+        item_ids: The items.
+        ids: Where they are looked for; all different.
+        path: The file of ``ids``, for the error.
 
     Raises:
-        ConfigError: as ``read_vectors``.
-        DataError: as ``read_vectors``, and if an item has no vector.
+        DataError: if an item is not there.
     """
-    ids, x = read_vectors(path, ids_path)
     row_of = {item_id: row for row, item_id in enumerate(ids)}
     missing = [item_id for item_id in item_ids if item_id not in row_of]
     if missing:
-        named = ", ".join(map(repr, missing[:_NUM_NAMED]))
-        raise DataError(f"{path}: {len(missing)} of {len(item_ids)} items have no vector: {named}, ...")
-    return np.asarray(x[[row_of[item_id] for item_id in item_ids]], dtype=np.float32)
+        named = ", ".join(map(repr, missing[:_NUM_NAMED])) + (", ..." if len(missing) > _NUM_NAMED else "")
+        raise DataError(f"{path}: {len(missing)} of {len(item_ids)} items have no vector: {named}")
+    return np.array([row_of[item_id] for item_id in item_ids], dtype=np.int64)
 
 
 def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
@@ -109,7 +113,9 @@ def _checked(x: np.ndarray, path: Path) -> np.ndarray:
 
 def _check_ids(ids: Sequence[str], num_vectors: int, path: Path) -> None:
     if len(ids) != num_vectors:
-        raise DataError(f"{path}: {len(ids)} item ids for {num_vectors} vectors")
+        raise DataError(
+            f"{path}: {len(ids)} item ids for {num_vectors} vectors; expected one id a line, without a header"
+        )
     column = pl.Series(ids, dtype=pl.String)
     for wrong, what in ((column == "", "empty item id"), (~column.is_first_distinct(), "item id occurs again")):
         if wrong.any():

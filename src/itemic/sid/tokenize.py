@@ -113,6 +113,7 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
             x=coded.x,
             quantizer=coded.quantizer,
         )
+        catalog = _keep_retired(catalog, run.path("catalog"))
         rng = derive_rng(seed, "tokenize", "quality")
         figures = measure_quality(
             coded.codes,
@@ -123,6 +124,8 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
             labels=read_labels(items, config.label_columns),
             rng=rng,
         )
+        # The page of other codes.
+        run.path("sids.html").unlink(missing_ok=True)
         write_catalog(run.path("catalog"), catalog, coded.codes, coded.quantizer, coded.transform, figures)
         return summarize(catalog, figures)
 
@@ -134,6 +137,30 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
         outputs=["catalog"],
         seed=seed,
         force=force,
+    )
+
+
+def _keep_retired(catalog: Catalog, old: Path) -> Catalog:
+    """Returns the catalog without the items that were retired from the one whose place it takes."""
+    if not (old / "catalog.json").is_file():
+        return catalog
+    try:
+        before = Catalog.load(old)
+    except (ArtifactError, CatalogError) as error:
+        log.warning("%s: items retired in it, if any, are active again", error)
+        return catalog
+    gone = {item_id for item_id, active in zip(before.item_ids, before.active, strict=True) if not active}
+    active = np.array([item_id not in gone for item_id in catalog.item_ids])
+    if active.all():
+        return catalog
+    log.info("tokenize: %d items stay retired", len(active) - active.sum())
+    return Catalog(
+        codes=catalog.codes,
+        item_ids=catalog.item_ids,
+        codebook_sizes=catalog.codebook_sizes,
+        active=active,
+        shares=catalog.shares,
+        spelling=catalog.spelling,
     )
 
 
