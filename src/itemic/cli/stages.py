@@ -1,7 +1,7 @@
 """The commands that run stages: all of a recipe, one of them, or the two that a catalogue without a log needs."""
 
 import argparse
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -148,12 +148,7 @@ def _parse_section(section: C, name: str, description: str, flags: list[str]) ->
     """Returns a stage's config with the flags in it; ``--quantizer.kind rqvae`` begins at that quantizer's defaults."""
     import tyro
 
-    for key, types in tagged_types(type(section)).items():
-        for tag in ("kind", "format"):
-            chosen = _value_of(flags, f"--{key}.{tag}")
-            current = getattr(section, key)
-            if chosen in types and chosen != getattr(current, tag, None):
-                section = replace(section, **{key: types[chosen]()})  # type: ignore[type-var]
+    section = _with_chosen_types(section, "--", flags)
     parsed: C = tyro.cli(
         tyro.conf.AvoidSubcommands[type(section)],  # type: ignore[misc]
         default=section,
@@ -162,6 +157,21 @@ def _parse_section(section: C, name: str, description: str, flags: list[str]) ->
         args=flags,
     )
     return parsed
+
+
+def _with_chosen_types(section: Any, prefix: str, flags: list[str]) -> Any:
+    """Returns the config with the defaults of whatever types ``kind`` and ``format`` flags name, at any depth."""
+    for key, types in tagged_types(type(section)).items():
+        for tag in ("kind", "format"):
+            chosen = _value_of(flags, f"{prefix}{key}.{tag}")
+            if chosen in types and chosen != getattr(getattr(section, key), tag, None):
+                section = replace(section, **{key: types[chosen]()})
+    for field in fields(section):
+        nested = getattr(section, field.name)
+        if is_dataclass(nested):
+            changed = _with_chosen_types(nested, f"{prefix}{field.name}.", flags)
+            section = replace(section, **{field.name: changed}) if changed is not nested else section
+    return section
 
 
 def _value_of(flags: list[str], flag: str) -> str | None:
