@@ -95,9 +95,24 @@ def _refuse_unknown_keys(config_type: Any, values: Any, source: str, prefix: str
             nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
             hint = f"; did you mean {prefix}{nearest[0]}?" if nearest else ""
             raise ConfigError(f"{source}: unknown key {prefix}{key}{hint}")
+        _refuse_bare_tag(hints[key], value, source, f"{prefix}{key}")
         nested = _nested_config(hints[key], value)
         if nested is not None:
             _refuse_unknown_keys(nested, value, source, f"{prefix}{key}.")
+
+
+def _refuse_bare_tag(hint: Any, value: Any, source: str, key: str) -> None:
+    """Raises where one of several dataclasses is wanted and the value is no mapping, its bare ``kind`` say.
+
+    Pydantic's own message speaks of objects to extract fields from, and does not name the key that chooses.
+    """
+    options = [option for option in _options(hint) if dataclasses.is_dataclass(option)]
+    tags = sorted({str(tag) for option in options for tag in _tag(option).values()})
+    if len(options) < 2 or not tags or value is None or isinstance(value, Mapping) or dataclasses.is_dataclass(value):
+        return
+    name = next(iter(_tag(options[0])))
+    remedy = f"write {{{name}: {value}}}" if value in tags else f"its key {name} is one of {', '.join(tags)}"
+    raise ConfigError(f"{source}: {key}: expected a mapping, found {value!r}; {remedy}")
 
 
 def _nested_config(hint: Any, value: Any) -> Any:
