@@ -51,6 +51,21 @@ def test_a_refit_is_called_one():
     assert renewed.append(["z"], np.array([[0]])).refit_of == trained.version
 
 
+def test_a_refit_knows_what_the_refitted_one_grew_from(tmp_path):
+    trained = small_catalog()
+    grown = trained.append(["z"], np.array([[2]])).remove([0])
+    renewed = grown.refitted(np.array([[3], [2], [1]]), (6,), shares=False)
+    assert describe_change(renewed, grown.version) == "is a refit of it: the items were coded anew"
+    expected = "is a refit of a catalog that grew from it: the items were coded anew"
+    assert describe_change(renewed, trained.version) == expected
+    again = renewed.append(["w"], np.array([[0]])).refitted(np.array([[0], [1], [2], [3]]), (6,), shares=False)
+    again.save(tmp_path)
+    for earlier in (trained, grown, renewed):
+        assert describe_change(Catalog.load(tmp_path), earlier.version) == expected
+    assert describe_change(again, "other") == "is another catalog altogether"
+    assert not again.descends_from(renewed.version)
+
+
 @pytest.mark.parametrize("changes", [{"codebook_sizes": (8,)}, {"spelling": "wrapped"}])
 def test_sids_that_the_model_cannot_write_are_refused_whatever_is_said(changes):
     with pytest.raises(CatalogError, match=r"the model cannot write its SIDs: it has codebook sizes \(.,\) spelled"):

@@ -55,6 +55,7 @@ class Catalog:
         spelling: str = "plain",
         parents: Sequence[Ancestor] = (),
         refit_of: str | None = None,
+        before_refit: Sequence[Ancestor] = (),
     ) -> None:
         """Checks and keeps the table.
 
@@ -67,6 +68,8 @@ class Catalog:
             spelling: How the SIDs are written as text, "plain" or "wrapped".
             parents: The catalogs that this one grew from, newest first; no part of what the version says.
             refit_of: Version of the catalog whose items the first of this line coded anew; no part of the version.
+            before_refit: That one and all that it came from, by growth and by earlier refits, newest first; no part of
+                the version.
 
         Raises:
             CatalogError: as ``check_integrity``.
@@ -79,6 +82,7 @@ class Catalog:
         self.spelling = spelling
         self.parents = tuple(parents)
         self.refit_of = refit_of
+        self.before_refit = tuple(before_refit)
         self.check_integrity()
 
     def __len__(self) -> int:
@@ -130,6 +134,30 @@ class Catalog:
     def ancestor(self, version: str) -> Ancestor | None:
         """Returns the catalog of a version that this one grew from, None if it did not."""
         return next((parent for parent in self.parents if parent.version == version), None)
+
+    def refitted(self, codes: Int[np.ndarray, "N M"], codebook_sizes: Sequence[int], *, shares: bool) -> "Catalog":
+        """Returns a catalog of the same items, active and removed, with other codes: a line of its own.
+
+        It says what it is a refit of, and what that one came from.
+
+        Args:
+            codes: New SIDs of all items.
+            codebook_sizes: Number of codes of each level.
+            shares: Whether items may share a SID.
+
+        Raises:
+            CatalogError: as ``check_integrity``.
+        """
+        return Catalog(
+            codes=codes,
+            item_ids=self.item_ids,
+            codebook_sizes=codebook_sizes,
+            active=self.active,
+            shares=shares,
+            spelling=self.spelling,
+            refit_of=self.version,
+            before_refit=(self._as_ancestor(), *self.parents, *self.before_refit),
+        )
 
     def sid(self, item_index: int) -> tuple[int, ...]:
         """Returns the SID of an item, removed ones included.
@@ -252,6 +280,7 @@ class Catalog:
                 "version": self.version,
                 "parents": [asdict(parent) for parent in self.parents],
                 "refit_of": self.refit_of,
+                "before_refit": [asdict(earlier) for earlier in self.before_refit],
             },
         )
 
@@ -279,8 +308,9 @@ class Catalog:
             active=table["active"].to_numpy(),
             shares=info["shares"],
             spelling=info["spelling"],
-            parents=_read_parents(info, folder / "catalog.json"),
+            parents=_read_ancestors(info, "parents", folder / "catalog.json"),
             refit_of=info.get("refit_of"),
+            before_refit=_read_ancestors(info, "before_refit", folder / "catalog.json"),
         )
         if catalog.version != info["version"]:
             raise ArtifactError(f"{path}: not the catalog that {folder / 'catalog.json'} describes (version differs)")
@@ -305,12 +335,13 @@ class Catalog:
             active=active,
             shares=self.shares,
             spelling=self.spelling,
-            parents=(
-                Ancestor(version=self.version, num_items=len(self), num_active=self.num_active),
-                *self.parents,
-            ),
+            parents=(self._as_ancestor(), *self.parents),
             refit_of=self.refit_of,
+            before_refit=self.before_refit,
         )
+
+    def _as_ancestor(self) -> Ancestor:
+        return Ancestor(version=self.version, num_items=len(self), num_active=self.num_active)
 
     def _check_rows(self, item_indices: Sequence[int]) -> None:
         rows = np.asarray(item_indices, dtype=np.int64)
@@ -348,12 +379,12 @@ class Catalog:
             )
 
 
-def _read_parents(info: dict[str, Any], path: Path) -> list[Ancestor]:
+def _read_ancestors(info: dict[str, Any], name: str, path: Path) -> list[Ancestor]:
     """Returns the line that a ``catalog.json`` states; files from before there was one state none."""
     try:
-        return [Ancestor(**parent) for parent in info.get("parents", [])]
+        return [Ancestor(**ancestor) for ancestor in info.get(name, [])]
     except TypeError as error:
-        raise ArtifactError(f"{path}: damaged entry parents: {error}") from None
+        raise ArtifactError(f"{path}: damaged entry {name}: {error}") from None
 
 
 def _feed_texts(digest: "hashlib._Hash", texts: Iterable[str]) -> None:

@@ -53,4 +53,6 @@ def describe_change(catalog: Catalog, version: str) -> str:
         return f"descends from it: {num_new} items more, {num_retired} retired"
     if catalog.refit_of == version:
         return "is a refit of it: the items were coded anew"
+    if any(earlier.version == version for earlier in catalog.before_refit):
+        return "is a refit of a catalog that grew from it: the items were coded anew"
     return "is another catalog altogether"
