@@ -39,9 +39,11 @@ def test_a_refit_is_a_line_of_its_own_that_says_where_it_is_from():
     x = vectors(20)
     catalog, quantizer = coded(x, removed=[3])
     before = [codebook.copy() for codebook in quantizer.codebooks]
-    renewed = refit_catalog(catalog, quantizer, x, np.random.default_rng(1)).catalog
+    others = x[::-1].copy()
+    renewed = refit_catalog(catalog, quantizer, others, np.random.default_rng(1)).catalog
     assert not renewed.descends_from(catalog.version)
     assert (renewed.refit_of, renewed.parents) == (catalog.version, ())
+    assert [earlier.version for earlier in renewed.before_refit] == [catalog.version, catalog.parents[0].version]
     assert (renewed.item_ids, renewed.spelling) == (catalog.item_ids, "wrapped")
     np.testing.assert_array_equal(renewed.active, catalog.active)
     for codebook, codebook_before in zip(quantizer.codebooks, before, strict=True):

@@ -3,7 +3,6 @@
 Knows nothing of files or models.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,8 +73,7 @@ def refit_catalog(
     """
     active, removed = np.flatnonzero(catalog.active), np.flatnonzero(~catalog.active)
     x_active, from_log = (_rows(array, active) for array in (x, collaborative))
-    # A copy keeps the kind and the settings without asking each kind how it is made.
-    fresh = fit_quantizer(copy.deepcopy(quantizer), x_active, rng, start=quantizer, collaborative=from_log)
+    fresh = fit_quantizer(_unfitted(quantizer), x_active, rng, start=quantizer, collaborative=from_log)
     settled = settle_collisions(fresh.encode(x_active), fresh.codebook_sizes, collisions, x_active, fresh)
     codes = np.empty((len(catalog), len(settled.codebook_sizes)), dtype=np.int64)
     codes[active] = settled.codes
@@ -85,15 +83,7 @@ def refit_catalog(
     sizes = settled.codebook_sizes
     if collisions == "suffix":
         sizes = (*fresh.codebook_sizes, suffix_size(codes[:, -1]))
-    renewed = Catalog(
-        codes=codes,
-        item_ids=catalog.item_ids,
-        codebook_sizes=sizes,
-        active=catalog.active,
-        shares=settled.shares,
-        spelling=catalog.spelling,
-        refit_of=catalog.version,
-    )
+    renewed = catalog.refitted(codes, sizes, shares=settled.shares)
     return Refitted(catalog=renewed, quantizer=fresh, mapping=code_mapping(catalog, renewed))
 
 
@@ -117,6 +107,12 @@ def code_mapping(old: Catalog, new: Catalog) -> pl.DataFrame:
             pl.Series("changed_level", first, dtype=pl.Int64).replace(-1, None),
         ]
     )
+
+
+def _unfitted(quantizer: Any) -> Quantizer:
+    """Returns a quantizer of the same kind, sizes and settings; every kind is made of these two."""
+    unfitted: Quantizer = type(quantizer)(quantizer.codebook_sizes, quantizer.config)
+    return unfitted
 
 
 def _rows(array: np.ndarray | None, rows: Int[np.ndarray, "n"]) -> Any:
