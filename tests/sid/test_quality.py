@@ -97,6 +97,21 @@ def test_every_figure_is_there_and_the_same_for_the_same_rng():
     assert list(figures["purity"]) == ["brand", "genres"]
 
 
+def test_items_that_do_not_count_are_as_if_they_were_not_there():
+    rng = np.random.default_rng(0)
+    x, codes = rng.normal(size=(40, 4)).astype(np.float32), rng.integers(0, 3, size=(40, 2))
+    before = codes.copy()
+    before[:5, 1] = 0
+    quantizer = RQKMeans.from_codes(x, codes, (3, 3))
+    active = np.arange(40) % 3 > 0
+    brands = [f"b{row % 4}" for row in range(40)]
+    figures = measure_quality(before, codes, (3, 3), x, quantizer, labels={"brand": brands}, active=active)
+    kept = [brand for brand, stays in zip(brands, active, strict=True) if stays]
+    alone = measure_quality(before[active], codes[active], (3, 3), x[active], quantizer, labels={"brand": kept})
+    assert figures == alone
+    assert figures["num_items"] == active.sum() == sum(figures["levels"][0]["counts"])
+
+
 def test_one_item_and_no_vectors_are_enough_for_figures():
     codes = np.array([[1, 0]])
     x = np.ones((1, 2), dtype=np.float32)

@@ -26,6 +26,11 @@ def test_nearest_items_by_hand():
     assert nearest_items(x, np.arange(4), 2).tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
 
 
+def test_nearest_items_among_some():
+    x = on_circle(0, 10, 30, 180)
+    assert nearest_items(x, np.array([0, 3]), 2, np.array([True, False, True, True])).tolist() == [[2, 3], [2, 0]]
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_nearest_items_in_pieces_equal_a_full_sort(dtype, monkeypatch):
     monkeypatch.setattr(neighbours_module, "_ROWS_AT_ONCE", 7)
@@ -67,13 +72,18 @@ def test_similarity_under_a_prefix_by_hand():
 
 
 def test_correlation_is_one_where_sid_distance_is_the_order_of_distances():
-    codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
-    ids = prefix_ids(codes)
-    figures = distance_correlation(codes, ids, on_circle(0, 1, 90, 91), 500, RNG(0))
-    assert figures["stratified"] > 0.7
-    assert figures["random_pairs"] > 0.7
-    swapped = distance_correlation(codes, ids, on_circle(0, 90, 1, 91), 500, RNG(0))
-    assert swapped["stratified"] < 0
+    codes = np.array([[0], [0], [1], [1]])
+    # Two directions alone: items of one code are at distance 0, all others at distance 1.
+    figures = distance_correlation(codes, prefix_ids(codes), on_circle(0, 0, 90, 90), 500, RNG(0))
+    assert figures == {"random_pairs": pytest.approx(1), "stratified": pytest.approx(1)}
+
+
+def test_correlation_is_minus_one_where_like_codes_are_far():
+    codes = np.array([[0], [0], [1], [1]])
+    # Items of one code are opposite, all others at a right angle.
+    figures = distance_correlation(codes, prefix_ids(codes), on_circle(0, 180, 90, 270), 500, RNG(0))
+    assert figures["random_pairs"] == pytest.approx(-1)
+    assert figures["stratified"] == pytest.approx(-1)
 
 
 def test_correlation_is_null_where_a_distance_never_varies():

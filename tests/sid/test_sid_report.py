@@ -17,7 +17,11 @@ from itemic.core.run import Run
 from itemic.sid import Catalog, RQKMeansConfig, TokenizeConfig, tokenize
 from itemic.sid.quality.prefixes import prefix_ids
 from itemic.sid.report import render_sid_report, write_sid_report
+from itemic.sid.report.artifacts import read_sid_artifacts
+from itemic.sid.report.collided import describe_collisions
 from itemic.sid.report.groups import group_items
+from itemic.sid.report.neighbours import describe_neighbours
+from itemic.sid.report.summary import describe_use
 from itemic.sid.report.tree import pick_rows
 
 NASTY = '</script><b>é漢字</b> & "quotes" {{ 7 * 7 }} <img src=x onerror=alert(1)>'
@@ -178,12 +182,29 @@ def test_items_that_came_and_went_are_told(tmp_path):
     free = next(
         np.array([[a, b, c]]) for a in range(4) for b in range(4) for c in range(4) if not catalog.items((a, b, c))
     )
-    catalog.append(["late"], free).remove([5]).save(folder)
+    catalog.append(["late"], free).remove([5, 6]).save(folder)
     page = outline(run)
     assert page.data["titles"][page.data["ids"].index("late")] == "late"
-    assert page.data["inactive"] == [page.data["ids"].index("id 5")]
-    assert "the catalog has 41 by now" in page.text
+    assert sorted(page.data["inactive"]) == sorted(page.data["ids"].index(f"id {row}") for row in (5, 6))
+    assert "The figures are those of 40 items; the catalog has 39 that can be recommended by now" in page.text
     assert "There are no embeddings" in page.text
+
+
+def test_removed_items_are_nobodys_neighbours_and_fill_no_bars(tmp_path):
+    run = tokenized(tmp_path)
+    folder = run.path("catalog")
+    catalog = Catalog.load(folder).remove(range(1, 40, 2))
+    catalog.save(folder)
+    found = read_sid_artifacts(run)
+    examples = describe_neighbours(found, np.random.default_rng(0))
+    active = {tuple(codes) for codes in catalog.codes[catalog.active].tolist()}
+    assert examples
+    assert {one.codes for example in examples for one in example.neighbours} <= active
+    fullest = np.bincount(catalog.codes[catalog.active, 0]).max()
+    assert describe_use(found)[0].largest == fullest
+    groups = describe_collisions(found).groups
+    assert any(not item.is_active for group in groups for item in group.items), "but they are listed, and marked"
+    assert all(moved == sorted(moved) for moved in ([item.is_moved for item in group.items] for group in groups))
 
 
 def test_large_catalogs_give_some_items_of_every_full_prefix():

@@ -19,6 +19,9 @@ def distance_correlation(
 ) -> dict[str, float | None]:
     """Returns Spearman's ρ between cosine distance and SID distance, L minus the number of first codes in common.
 
+    A rank correlation of two distances over pairs of items, not the distance correlation of Székely, Rizzo and Bakirov
+    (2007), which is another statistic under that name.
+
     ``random_pairs``: over pairs drawn at random, as other packages do; nearly all of them differ in the first code,
     so that it is small for any good code and says little. ``stratified``: over as many pairs that share at least
     0, 1 ... L codes as there are of each other length, so that every SID distance counts. Null where either

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from itemic.core.errors import CatalogError
 from itemic.sid.quality.correlation import distance_correlation
@@ -34,6 +34,7 @@ def measure_quality(
     quantizer: Quantizer | None = None,
     *,
     labels: Mapping[str, Labels] | None = None,
+    active: Bool[np.ndarray, "N"] | None = None,
     rng: np.random.Generator | None = None,
 ) -> dict[str, Any]:
     """Returns the figures of a catalog's codes, ready for JSON.
@@ -42,8 +43,8 @@ def measure_quality(
     ``share_moved`` is the share of items of which a code changed (a level that was added moves nobody); everything
     else describes the codes after. Each figure is explained where it is computed, all in docs/semantic_ids.md.
     Neighbours are those of all items up to 4,096, of as many drawn at random in a larger catalog, and of fewer (never
-    under 1,000) past 120,000 items, so that the time stays bounded; they are always looked for among all items.
-    Similarities and distances are those of 20,000 random pairs a prefix length.
+    under 1,000) past 120,000 items, so that the time stays bounded; they are always looked for among all
+    items that count. Similarities and distances are those of 20,000 random pairs a prefix length.
 
     Args:
         codes_before: As the quantizer gave them.
@@ -52,6 +53,8 @@ def measure_quality(
         x: The vectors behind the codes; figures of distance and error are left out (null) without them.
         quantizer: What decodes the codes; goes with ``x``.
         labels: Labels of the items by name, "brand" say.
+        active: Items that count, all by default; the others are left out of every figure, queries and neighbours
+            included, as if they were not there. The vectors of those that count are copied where some do not.
         rng: Of the samples; seed 0 by default.
 
     Raises:
@@ -59,6 +62,10 @@ def measure_quality(
     """
     if len(codebook_sizes) != codes_after.shape[1]:
         raise CatalogError(f"{codes_after.shape[1]} levels of codes, but codebook sizes {codebook_sizes}")
+    if active is not None and not active.all():
+        rows = np.flatnonzero(active)
+        codes_before, codes_after, x = codes_before[rows], codes_after[rows], None if x is None else x[rows]
+        labels = {name: [column[row] for row in rows.tolist()] for name, column in (labels or {}).items()}
     rng = np.random.default_rng(0) if rng is None else rng
     num_common = min(codes_before.shape[1], codes_after.shape[1])
     ids = prefix_ids(codes_after)

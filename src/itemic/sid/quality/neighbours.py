@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from itemic.sid.quality.prefixes import pair_chance
 from itemic.sid.quality.vectors import unit_rows
@@ -42,7 +42,9 @@ def neighbourhood_recall(
     return figures
 
 
-def nearest_items(x: Float[np.ndarray, "N D"], queries: Int[np.ndarray, "Q"], k: int) -> Int[np.ndarray, "Q k"]:
+def nearest_items(
+    x: Float[np.ndarray, "N D"], queries: Int[np.ndarray, "Q"], k: int, among: Bool[np.ndarray, "N"] | None = None
+) -> Int[np.ndarray, "Q k"]:
     """Returns the k items of largest cosine to each query, nearest first, the query itself left out.
 
     Exact, by matrix products over pieces of ``x``; the memory it takes does not grow with N.
@@ -50,21 +52,27 @@ def nearest_items(x: Float[np.ndarray, "N D"], queries: Int[np.ndarray, "Q"], k:
     Args:
         x: Vectors of all items.
         queries: Rows to find neighbours of.
-        k: How many; fewer than N.
+        k: How many; fewer than there are items to look among.
+        among: Items that may be found; all by default.
     """
-    assert k < len(x), f"{k} neighbours of {len(x)} items"
+    num_candidates = len(x) if among is None else int(among.sum())
+    assert k < num_candidates, f"{k} neighbours among {num_candidates} items"
     found = np.empty((len(queries), k), dtype=np.int64)
     for part in pieces(len(queries), _QUERIES_AT_ONCE):
-        found[part] = _nearest(x, queries[part], k)
+        found[part] = _nearest(x, queries[part], k, among)
     return found
 
 
-def _nearest(x: Any, queries: Int[np.ndarray, "Q"], k: int) -> Int[np.ndarray, "Q k"]:
+def _nearest(
+    x: Any, queries: Int[np.ndarray, "Q"], k: int, among: Bool[np.ndarray, "N"] | None
+) -> Int[np.ndarray, "Q k"]:
     units = unit_rows(x[queries])
     similarity = np.full((len(queries), k), -np.inf, dtype=np.float32)
     item = np.full((len(queries), k), -1, dtype=np.int64)
     for rows in pieces(len(x), _ROWS_AT_ONCE):
         scores = units @ unit_rows(x[rows]).T
+        if among is not None:
+            scores[:, ~among[rows]] = -np.inf
         inside = np.flatnonzero((queries >= rows.start) & (queries < rows.stop))
         scores[inside, queries[inside] - rows.start] = -np.inf
         better = np.flatnonzero(scores.max(axis=1) > similarity.min(axis=1))

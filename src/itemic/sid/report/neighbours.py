@@ -39,13 +39,13 @@ class NeighbourExample:
 
 
 def describe_neighbours(found: SidArtifacts, rng: np.random.Generator) -> tuple[NeighbourExample, ...]:
-    """Returns items drawn at random with their nearest; none without embeddings or with a single item."""
-    k = min(_NUM_NEIGHBOURS, len(found.catalog) - 1)
-    if found.x is None or k == 0:
+    """Returns active items drawn at random with the nearest active ones; none without embeddings or company."""
+    k = min(_NUM_NEIGHBOURS, found.catalog.num_active - 1)
+    if found.x is None or k < 1:
         return ()
     candidates = np.flatnonzero(found.catalog.active)
     queries = rng.choice(candidates, size=min(_NUM_EXAMPLES, len(candidates)), replace=False)
-    nearest = nearest_items(found.x, queries, k)
+    nearest = nearest_items(found.x, queries, k, found.catalog.active)
     return tuple(_example(found, int(row), near.tolist()) for row, near in zip(queries, nearest, strict=True))
 
 

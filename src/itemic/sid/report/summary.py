@@ -121,19 +121,24 @@ def _notes(found: SidArtifacts) -> Iterator[str]:
     quality = found.quality
     if quality is None:
         yield "catalog/quality.json is missing: itemic tokenize writes it."
-    elif quality["num_items"] != len(found.catalog):
+    elif quality["num_items"] != found.catalog.num_active:
         yield (
-            f"The figures are those of the {quality['num_items']:,} items that were tokenized; the catalog has "
-            f"{len(found.catalog):,} by now."
+            f"The figures are those of {quality['num_items']:,} items; the catalog has {found.catalog.num_active:,} "
+            "that can be recommended by now."
         )
+    elif quality["num_items"] != len(found.catalog):
+        yield "Figures, bars and neighbours leave the removed items out; the tree and the collisions mark them."
     if quality is not None and not quality["neighbourhood"]:
         yield "The figures were made without item vectors: those of distance, error and neighbours are left out."
 
 
 def describe_use(found: SidArtifacts) -> tuple[LevelBars, ...]:
-    """Returns the use of every level's codes, from the catalog as it is."""
-    sizes = found.catalog.codebook_sizes
-    return tuple(_bars(level, found.catalog.codes[:, level], size) for level, size in enumerate(sizes))
+    """Returns the use of every level's codes by the items that can be recommended; none without such items."""
+    catalog = found.catalog
+    if catalog.num_active == 0:
+        return ()
+    codes = catalog.codes[catalog.active]
+    return tuple(_bars(level, codes[:, level], size) for level, size in enumerate(catalog.codebook_sizes))
 
 
 def _bars(level: int, column: np.ndarray, size: int) -> LevelBars:
