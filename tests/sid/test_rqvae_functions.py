@@ -201,6 +201,15 @@ def test_dead_codes_restart_at_badly_coded_residuals_only_after_their_patience()
     assert codebook.tolist() == [[0], [9], [60]]
 
 
+def test_a_residual_too_long_for_single_precision_to_square_takes_a_dead_code():
+    codebook = torch.nn.Parameter(torch.tensor([[0.0], [50.0]]))
+    dead = DeadCodes([2], 1, torch.Generator().manual_seed(0))
+    quantized = one_level(torch.tensor([[1e25], [2e25]]), codebook)._replace(codes=torch.tensor([[0], [0]]))
+    dead.observe(quantized.codes)
+    assert dead.end_epoch(quantized, GradientCodebooks([codebook])) == 1
+    assert codebook[1].item() in (torch.tensor(1e25), torch.tensor(2e25))
+
+
 def test_without_patience_no_code_restarts():
     codebook = torch.nn.Parameter(torch.tensor([[0.0], [50.0]]))
     dead = DeadCodes([2], 0, torch.Generator())

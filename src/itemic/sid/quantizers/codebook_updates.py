@@ -155,7 +155,8 @@ class DeadCodes:
         idle.add_(1)[self._used[level]] = 0
         self._used[level].zero_()
         residuals = batch.residuals[level].detach()
-        errors = (residuals - batch.chosen[level].detach()).square().sum(dim=1).cpu().double()
+        # In double, a residual too long for float32 to square still has a finite error.
+        errors = (residuals - batch.chosen[level].detach()).cpu().double().square().sum(dim=1)
         dead = torch.nonzero(idle >= self._patience)[:, 0]
         num = min(len(dead), int((errors > 0).sum()))
         if num == 0:

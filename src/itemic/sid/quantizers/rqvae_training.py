@@ -236,7 +236,7 @@ class _Trainer:
         self.mean_loss = math.nan
 
     def run_epoch(self) -> None:
-        """Passes over all vectors once, in random order."""
+        """Passes over all vectors once, in random order; revives dead codes unless the loss is no longer finite."""
         order = torch.randperm(len(self._x), generator=self._generator).numpy()
         total_loss = torch.zeros((), device=self._network.device)
         largest: Quantized | None = None
@@ -249,7 +249,7 @@ class _Trainer:
             total_loss += loss * len(rows)
             largest = quantized if largest is None or len(rows) >= len(largest.codes) else largest
         self.mean_loss = float(total_loss) / len(order)
-        if largest is not None:
+        if largest is not None and math.isfinite(self.mean_loss):
             self._dead.end_epoch(largest, self._update)
 
     def _step(self, rows: Int[np.ndarray, "B"]) -> tuple[Float[Tensor, ""], Quantized]:
