@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 import yaml
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from safetensors import safe_open
 
 from itemic.core.config import config_from_mapping, read_yaml
 from itemic.core.dataset import Dataset
@@ -34,6 +35,7 @@ from itemic.sid.catalog import Catalog
 from itemic.sid.growth import append_items
 from itemic.sid.labels import read_labels
 from itemic.sid.lineage import describe_change
+from itemic.sid.moves import read_codes_before
 from itemic.sid.quality import collisions, measure_quality
 from itemic.sid.quantizers.protocol import Quantizer
 from itemic.sid.quantizers.registry import load_quantizer
@@ -41,10 +43,12 @@ from itemic.sid.refit import refit_catalog
 from itemic.sid.tokenize import TokenizeConfig, summarize, write_catalog
 from itemic.sid.vectors import (
     CollaborativeItems,
+    JointTransform,
     VectorTransform,
     load_transform,
     read_collaborative,
     read_embeddings,
+    require_collaborative,
     write_collaborative,
 )
 
@@ -125,7 +129,8 @@ def append_to_run(
         transform = _transform(run)
         grown = append_items(catalog, quantizer, added["item_id"].to_list(), transform.transform(text[len(catalog) :]))
         x = transform.transform(text, _extend_collaborative(run, new, grown))
-        tokenized = _write_catalog(run, new, grown, quantizer, x, items)
+        before = np.concatenate([_codes_before(run, catalog), quantizer.encode(x[len(catalog) :])])
+        tokenized = _write_catalog(run, new, grown, before, quantizer, x, items)
         figures = {"num_new": added.height, "num_items": len(grown), "num_active": grown.num_active}
         _finish(run, new, out, {"operation": "append", "file": file.as_posix()}, catalog, grown, figures, tokenized)
     return _summary(out, catalog, grown, figures)
@@ -155,12 +160,12 @@ def retire_from_run(folder: Path, queries: Sequence[str], out: Path) -> dict[str
         raise DataError(f"{len(rows)} items to retire of {catalog.num_active}: expected some, and some that stay")
     smaller = catalog.remove(rows)
     with _new_run(run, out) as new:
-        # The quality figures describe the codes, which are the same.
-        shutil.copytree(run.path("catalog"), new.path("catalog"))
-        smaller.save(new.path("catalog"))
+        quantizer = _quantizer(run) if _has_quantizer(run) else None
+        x = None if quantizer is None else _vectors(run, catalog)[0]
+        before = _codes_before(run, catalog)
+        tokenized = _write_catalog(run, new, smaller, before, quantizer, x, dataset.items)
         figures = {"num_retired": len(rows), "num_items": len(smaller), "num_active": smaller.num_active}
         retired = [catalog.item_ids[row] for row in rows]
-        tokenized = {"catalog_version": smaller.version}
         _finish(run, new, out, {"operation": "retire", "items": retired}, catalog, smaller, figures, tokenized)
     return _summary(out, catalog, smaller, figures)
 
@@ -168,8 +173,9 @@ def retire_from_run(folder: Path, queries: Sequence[str], out: Path) -> dict[str
 def refit_run(folder: Path, out: Path) -> dict[str, Any]:
     """Returns figures after making a run whose codes are learned anew from its active items.
 
-    ``catalog/mapping.parquet`` leads from the old codes to the new ones (``sid.refit.code_mapping``). The model spoke
-    the old codes, so the new run has none until it is trained. Joint vectors are made as before.
+    ``mapping-OLD-NEW.parquet``, named by the first 12 digits of both versions, leads from the old codes to the new ones
+    (``sid.refit.code_mapping``); runs made of the new one keep it. The model spoke the old codes, so the new run has
+    none until it is trained. Joint vectors are made as before.
 
     Args:
         folder: The run.
@@ -181,9 +187,7 @@ def refit_run(folder: Path, out: Path) -> dict[str, Any]:
     """
     run = Run(folder)
     dataset, catalog = _open(run)
-    text = read_embeddings(run.require("embeddings.safetensors", "embed"), catalog.item_ids)
-    known = _collaborative(run, catalog.item_ids)
-    x = _transform(run).transform(text, known)
+    x, known = _vectors(run, catalog)
     config = _config(run, "tokenize", TokenizeConfig)
     seed = int(run.manifest()["stages"]["tokenize"]["seed"])
     rng = derive_rng(seed, "refit", catalog.version)
@@ -191,10 +195,13 @@ def refit_run(folder: Path, out: Path) -> dict[str, Any]:
     refitted = refit_catalog(catalog, _quantizer(run), x, rng, config.collisions, from_log)
     with _new_run(run, out, without=_TRAINED) as new:
         renewed = refitted.catalog
-        tokenized = _write_catalog(run, new, renewed, refitted.quantizer, x, dataset.items)
-        write_parquet(new.path("catalog") / "mapping.parquet", refitted.mapping)
-        _finish(run, new, out, {"operation": "refit"}, catalog, renewed, refitted.summary, tokenized)
-    return _summary(out, catalog, renewed, refitted.summary)
+        before = refitted.quantizer.encode(x)
+        tokenized = _write_catalog(run, new, renewed, before, refitted.quantizer, x, dataset.items)
+        mapping = f"mapping-{catalog.version[:12]}-{renewed.version[:12]}.parquet"
+        write_parquet(new.path(mapping), refitted.mapping)
+        figures = {**refitted.summary, "mapping": mapping}
+        _finish(run, new, out, {"operation": "refit"}, catalog, renewed, figures, tokenized)
+    return _summary(out, catalog, renewed, figures)
 
 
 def _open(run: Run) -> tuple[Dataset, Catalog]:
@@ -254,9 +261,13 @@ def _extend_embeddings(
         ) from None
 
 
+def _has_quantizer(run: Run) -> bool:
+    return (run.path("catalog") / "quantizer.safetensors").is_file()
+
+
 def _quantizer(run: Run) -> Quantizer:
     path = run.path("catalog") / "quantizer.safetensors"
-    if not path.is_file():
+    if not _has_quantizer(run):
         raise CatalogError(
             f"{path}: missing, its SIDs were given without vectors, so no item can be coded; run itemic embed and "
             "itemic tokenize again"
@@ -268,26 +279,50 @@ def _transform(run: Run) -> VectorTransform:
     return load_transform(run.path("catalog") / "vectors.safetensors")
 
 
+def _vectors(run: Run, catalog: Catalog) -> tuple[Float[np.ndarray, "N D"], CollaborativeItems | None]:
+    """Returns what the quantizer codes, and the collaborative vectors where the run has some."""
+    text = read_embeddings(run.require("embeddings.safetensors", "embed"), catalog.item_ids)
+    known = _collaborative(run, catalog.item_ids)
+    return _transform(run).transform(text, known), known
+
+
+def _codes_before(run: Run, catalog: Catalog) -> Int[np.ndarray, "N M"]:
+    """Returns the codes of all items before collisions were resolved."""
+    num_levels = len(_config(run, "tokenize", TokenizeConfig).codebook_sizes)
+    codes = read_codes_before(run.path("catalog"), catalog.codes, num_levels)
+    if codes is None:
+        raise ArtifactError(f"{run.path('catalog')}: moved.parquet is missing; run itemic tokenize again")
+    return codes
+
+
 def _collaborative(run: Run, item_ids: Sequence[str]) -> CollaborativeItems | None:
+    """Returns the vectors from the log, None where the run has none.
+
+    Raises:
+        ArtifactError: if joint vectors were made of them and they are gone; predicting all of them from the texts
+            would give vectors that the quantizer did not learn from.
+    """
     path = run.path("collaborative.safetensors")
+    transform = _transform(run)
+    if isinstance(transform, JointTransform) and transform.config.collaborative_weight > 0:
+        require_collaborative(path)
     return read_collaborative(path, item_ids) if path.is_file() else None
 
 
 def _extend_collaborative(run: Run, new: Run, grown: Catalog) -> CollaborativeItems | None:
     """Returns the vectors of a catalogue that has grown, after writing them; of new items nothing was seen."""
-    entry = run.manifest()["stages"].get("collaborative")
     num_known = grown.parents[0].num_items
     known = _collaborative(run, grown.item_ids[:num_known])
-    if known is None or entry is None:
+    if known is None:
         return None
     num_new = len(grown) - num_known
     extended = CollaborativeItems(
         vectors=np.concatenate([known.vectors, np.zeros((num_new, known.vectors.shape[1]), dtype=np.float32)]),
         seen=np.concatenate([known.seen, np.zeros(num_new, dtype=bool)]),
     )
-    write_collaborative(
-        new.path("collaborative.safetensors"), extended, grown.item_ids, entry["config"].get("kind", "")
-    )
+    with safe_open(run.path("collaborative.safetensors"), framework="np") as stored:
+        made_by = (stored.metadata() or {}).get("kind", "")
+    write_collaborative(new.path("collaborative.safetensors"), extended, grown.item_ids, made_by)
     return extended
 
 
@@ -311,14 +346,21 @@ def _counts(dataset: Dataset, items: pl.DataFrame) -> dict[str, Any]:
 
 
 def _write_catalog(
-    run: Run, new: Run, catalog: Catalog, quantizer: Quantizer, x: Float[np.ndarray, "N D"], items: pl.DataFrame
+    run: Run,
+    new: Run,
+    catalog: Catalog,
+    before: Int[np.ndarray, "N M"],
+    quantizer: Quantizer | None,
+    x: Float[np.ndarray, "N D"] | None,
+    items: pl.DataFrame,
 ) -> dict[str, Any]:
-    """Returns the stage's figures after writing ``catalog/``; "before" is what the quantizer makes of every item."""
+    """Returns the stage's figures, which are those of the active items, after writing ``catalog/``."""
     config = _config(run, "tokenize", TokenizeConfig)
     labels = read_labels(items, config.label_columns)
-    codes = quantizer.encode(x)
-    figures = measure_quality(codes, catalog.codes, catalog.codebook_sizes, x, quantizer, labels=labels)
-    write_catalog(new.path("catalog"), catalog, codes, quantizer, _transform(run), figures)
+    figures = measure_quality(
+        before, catalog.codes, catalog.codebook_sizes, x, quantizer, labels=labels, active=catalog.active
+    )
+    write_catalog(new.path("catalog"), catalog, before, quantizer, _transform(run), figures)
     return summarize(catalog, figures)
 
 

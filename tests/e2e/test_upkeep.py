@@ -89,7 +89,7 @@ def test_a_refit_has_a_mapping_and_no_model(shop_run: Path, tmp_path: Path) -> N
     figures = refit_run(retired, renewed)
     assert figures["num_active"] == 19
     assert all(0 <= share <= 1 for share in figures["share_with_same_prefix"])
-    mapping = pl.read_parquet(renewed / "catalog" / "mapping.parquet")
+    mapping = pl.read_parquet(renewed / figures["mapping"])
     catalog = Catalog.load(renewed / "catalog")
     assert mapping["new_codes"].to_list() == catalog.codes.tolist()
     assert mapping.filter(~pl.col("active"))["item_id"].to_list() == ["i7"]

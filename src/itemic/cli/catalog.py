@@ -89,7 +89,7 @@ def _print_upkeep(action: str, figures: dict[str, Any]) -> None:
     print(f"{run}: catalog {before} became {after}: {figures['num_items']} items, {figures['num_active']} active")
     if action == "refit":
         kept = ", ".join(f"{share:.1%} the first {n}" for n, share in enumerate(figures["share_with_same_prefix"], 1))
-        print(f"of the active items kept their codes: {kept}; every item in {run}/catalog/mapping.parquet")
+        print(f"of the active items kept their codes: {kept}; every item in {run}/{figures['mapping']}")
         if (Path(run) / "recipe.yaml").exists():
             print(f"next: itemic sft --run {run}")
         return
