@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from itemic.core.errors import CatalogError, ConfigError
 from itemic.sid.quality import reconstruction
-from itemic.sid.quantizers.kmeans import kmeans
+from itemic.sid.quantizers.kmeans import kmeans, lloyd
 from itemic.sid.quantizers.protocol import complete_codes
 from itemic.sid.quantizers.residual import squared_distances
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
@@ -67,7 +67,7 @@ def test_growing_dimensions_find_a_better_optimum_than_all_at_once_and_leave_no_
     x = (rng.normal(size=(600, 64)) * 0.9 ** np.arange(64)).astype(np.float32)
     random_start = x[rng.choice(600, 64, replace=False)]
     grown = kmeans(x, 64, 5, rng)
-    at_once = kmeans(x, 64, 25, rng, start=random_start)
+    at_once = lloyd(x, random_start, 25)
     assert squared_distances(x, grown).min(axis=1).mean() < squared_distances(x, at_once).min(axis=1).mean()
     codes = RQKMeans((64, 64), RQKMeansConfig()).fit(x, rng).encode(x)
     assert len(np.unique(codes[:, 1])) == 64
@@ -76,7 +76,7 @@ def test_growing_dimensions_find_a_better_optimum_than_all_at_once_and_leave_no_
 def test_empty_clusters_are_refilled_by_splitting_large_ones():
     x = np.repeat(np.array([[0.0, 1.0], [0.0, -1.0], [4.0, 2.0]], dtype=np.float32), [6, 6, 4], axis=0)
     start = np.array([[0.0, 0.1], [4.0, 2.0], [90.0, 90.0]], dtype=np.float32)
-    centroids = kmeans(x, 3, 5, np.random.default_rng(0), start=start)
+    centroids = lloyd(x, start, 5)
     np.testing.assert_array_equal(centroids[np.lexsort(centroids.T)], [[0, -1], [0, 1], [4, 2]])
 
 

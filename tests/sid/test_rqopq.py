@@ -137,7 +137,7 @@ def test_a_refit_keeps_the_rotation_and_most_codes():
     after = RQOPQ((4, 8, 16), before.config).fit(changed, np.random.default_rng(9), start=before)
     np.testing.assert_array_equal(after.rotation, before.rotation)
     rest = x - before.decode(before.encode(x)[:, :1])
-    again = refit_opq(rest, before.product_codebooks(), 1, np.random.default_rng(0))
+    again = refit_opq(rest, before.product_codebooks())
     for old, new in zip(before.product_codebooks().codebooks, again.codebooks, strict=True):
         assert np.square(old - new).sum() < 0.05 * np.square(old).sum()
 

@@ -4,20 +4,19 @@ Knows nothing of collisions: two vectors may well get the same codes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from itemic.core.errors import ArtifactError, ConfigError, DataError
+from itemic.core.errors import ConfigError, DataError
+from itemic.sid.quantizers.kmeans import moments
 from itemic.sid.quantizers.leftover import first_levels, sample_leftover
 from itemic.sid.quantizers.protocol import Quantizer, pieces
-from itemic.sid.quantizers.residual import ResidualQuantizer, check_start, encode_residuals
+from itemic.sid.quantizers.residual import ResidualQuantizer, check_start, encode_residuals, levels_named, name_levels
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
-from itemic.sid.quantizers.stored import read_quantizer, write_quantizer
 
 __all__ = ["RQKMeansFSQ", "RQKMeansFSQConfig", "deal_levels", "grid_values"]
 
@@ -91,7 +90,7 @@ class RQKMeansFSQ(ResidualQuantizer):
     ) -> "RQKMeansFSQ":
         """Returns itself, with residual levels learned from ``x`` and a grid laid over what those leave.
 
-        With ``start`` the residual levels begin at its centroids and its grid stays exactly as it is.
+        With ``start`` the residual levels are renewed as those of residual k-means and its grid stays exactly as it is.
 
         Raises:
             CatalogError: if there are fewer vectors than codes in a residual level, or ``start`` does not fit.
@@ -121,54 +120,43 @@ class RQKMeansFSQ(ResidualQuantizer):
         At the last level it is the sum of the squared distances on the axes and of what lies beside them.
         """
         if prefix.shape[1] < len(self._sizes) - 1:
-            distances: np.ndarray = super().distances(x, prefix)
-            return distances
-        leftover = np.asarray(x, dtype=np.float32) - self.decode(prefix)
-        coordinates = leftover @ self.axes
-        beside = np.square(leftover).sum(axis=1) - np.square(coordinates).sum(axis=1)
-        total: np.ndarray = np.maximum(beside, 0)[:, None]
-        for values, coordinate in zip(self.grid, coordinates.T, strict=True):
-            on_axis = np.square(coordinate[:, None] - values)
-            total = (total[:, :, None] + on_axis[:, None, :]).reshape(len(x), -1)
-        return total
+            return super().distances(x, prefix)
+        distances = np.empty((len(x), self._sizes[-1]), dtype=np.float32)
+        for rows in pieces(len(x), cells_a_row=max(x.shape[1], self._sizes[-1])):
+            distances[rows] = self._grid_distances(np.asarray(x[rows], dtype=np.float32) - self.decode(prefix[rows]))
+        return distances
 
     def encode(self, x: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N L"]:
         """Returns the nearest centroid of each residual level in turn, then the nearest grid point."""
         *residual_levels, _ = self._fitted()
         codes = np.empty((len(x), len(self._sizes)), dtype=np.int64)
-        for rows in pieces(len(x)):
+        for rows in pieces(len(x), cells_a_row=max(x.shape[1], *map(len, self.grid), 1)):
             part = np.asarray(x[rows], dtype=np.float32)
             codes[rows, :-1] = encode_residuals(part, residual_levels)
             leftover = part - self.decode(codes[rows, :-1])
             codes[rows, -1] = _nearest_point(leftover @ self.axes, self.grid)
         return codes
 
-    def save(self, path: Path) -> None:
-        """Writes ``codebook_0``, ``codebook_1`` ..., ``axes`` and ``grid_0``, ``grid_1`` ... as safetensors."""
-        arrays = {f"codebook_{level}": codebook for level, codebook in enumerate(self._fitted())}
-        grid = {f"grid_{axis}": values for axis, values in enumerate(self.grid)}
-        write_quantizer(path, self.config, self._sizes, {**arrays, "axes": self.axes, **grid})
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {**super()._arrays(), "axes": self.axes, **name_levels("grid", self.grid)}
 
-    @classmethod
-    def load(cls, path: Path) -> "RQKMeansFSQ":
-        """Returns the quantizer in ``path``.
+    def _restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        super()._restore(arrays)
+        self.axes = arrays["axes"]
+        self.grid = levels_named("grid", arrays, self.axes.shape[1])
 
-        Raises:
-            ArtifactError: if the file is missing, damaged or of another kind.
-        """
-        quantizer: RQKMeansFSQ = super().load(path)
-        arrays = read_quantizer(path, cls.kind).arrays
-        try:
-            quantizer.axes = arrays["axes"]
-            quantizer.grid = tuple(arrays[f"grid_{axis}"] for axis in range(quantizer.axes.shape[1]))
-        except KeyError as error:
-            raise ArtifactError(f"{path}: damaged quantizer: {error} is missing") from None
-        return quantizer
+    def _grid_distances(self, leftover: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n K"]:
+        coordinates = leftover @ self.axes
+        beside = np.square(leftover).sum(axis=1) - np.square(coordinates).sum(axis=1)
+        total: np.ndarray = np.maximum(beside, 0)[:, None]
+        for values, coordinate in zip(self.grid, coordinates.T, strict=True):
+            on_axis = np.square(coordinate[:, None] - values)
+            total = (total[:, :, None] + on_axis[:, None, :]).reshape(len(leftover), -1)
+        return total
 
     def _lay_grid(self, leftover: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "K D"]:
         """Returns the grid's points as vectors, after keeping its axes and their values."""
-        centred = leftover - leftover.mean(axis=0)
-        variances, axes = np.linalg.eigh(centred.T @ centred / len(leftover))
+        variances, axes = np.linalg.eigh(moments(leftover)[1].astype(np.float32))
         variances, axes = variances[::-1], axes[:, ::-1]
         grid = self.config.grid or deal_levels(self._sizes[-1], variances)
         self.axes = np.ascontiguousarray(axes[:, : len(grid)], dtype=np.float32)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,7 +17,14 @@ from itemic.core.config import config_from_mapping
 from itemic.core.errors import ArtifactError, CatalogError, ConfigError
 from itemic.core.progress import track
 from itemic.sid.order import run_starts
-from itemic.sid.quantizers.kmeans import RowSource, group_sums, half_costs, kmeans, read_rows
+from itemic.sid.quantizers.kmeans import (
+    RowSource,
+    group_sums,
+    kmeans,
+    nearest_codes,
+    read_rows,
+    renew_centroids,
+)
 from itemic.sid.quantizers.protocol import Quantizer, check_codebook_sizes, check_vectors, pieces
 from itemic.sid.quantizers.residual import check_start, squared_distances
 from itemic.sid.quantizers.stored import read_quantizer, write_quantizer
@@ -110,7 +117,7 @@ class HierarchicalKMeans:
             x: What to learn from; the items of one node are in memory at a time, of large nodes a sample.
             rng: Of the samples and of the random starts.
             start: A HierarchicalKMeans of the same sizes. Its tree keeps its shape, so that a path keeps its meaning;
-                every centroid that has items moves to their mean.
+                a centroid moves to the mean of its items where that lowers their error by more than 5 %.
 
         Raises:
             CatalogError: if there are fewer vectors than codes in a codebook, or ``start`` does not fit.
@@ -125,7 +132,7 @@ class HierarchicalKMeans:
         for depth, _ in enumerate(track(self._sizes, "growing the tree")):
             before = start._levels[depth] if isinstance(start, HierarchicalKMeans) else None
             children = [
-                self._children(x, rows, depth, parent, rng) if before is None else self._moved(x, rows, before, parent)
+                self._children(x, rows, depth, parent, rng) if before is None else _moved(x, rows, before, parent)
                 for parent, rows in enumerate(_rows_of_nodes(node, len(self._centroids(depth))))
             ]
             offsets = np.cumsum([0, *map(len, children)])
@@ -138,16 +145,10 @@ class HierarchicalKMeans:
 
         Codes without a child cost twice the farthest child plus the squared distance to the node itself.
         """
-        depth = prefix.shape[1]
-        node, reached = self._walk(prefix)
-        here = np.square(x.astype(np.float32) - self.decode(prefix)).sum(axis=1)
-        distances = np.repeat(here[:, None], self._sizes[depth], axis=1)
-        level = self._levels[depth]
-        for parent, rows in _nodes_and_rows(np.where(reached == depth, node, -1)):
-            centroids = level.centroids[level.offsets[parent] : level.offsets[parent + 1]]
-            near = squared_distances(x[rows].astype(np.float32), centroids)
-            distances[rows] += 2 * near.max(axis=1, keepdims=True)
-            distances[rows, : len(centroids)] = near
+        size = self._sizes[prefix.shape[1]]
+        distances = np.empty((len(x), size), dtype=np.float32)
+        for rows in pieces(len(x), cells_a_row=max(size, x.shape[1])):
+            distances[rows] = self._distances(np.asarray(x[rows], dtype=np.float32), prefix[rows])
         return distances
 
     def encode(self, x: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N L"]:
@@ -201,6 +202,19 @@ class HierarchicalKMeans:
             raise ArtifactError(f"{path}: damaged quantizer: {error} is missing") from None
         return quantizer
 
+    def _distances(self, x: Float[np.ndarray, "n D"], prefix: Int[np.ndarray, "n l"]) -> Float[np.ndarray, "n K"]:
+        depth = prefix.shape[1]
+        node, reached = self._walk(prefix)
+        here = np.square(x - self.decode(prefix)).sum(axis=1)
+        distances = np.repeat(here[:, None], self._sizes[depth], axis=1)
+        level = self._levels[depth]
+        for parent, rows in _nodes_and_rows(np.where(reached == depth, node, -1)):
+            centroids = level.centroids[level.offsets[parent] : level.offsets[parent + 1]]
+            near = squared_distances(x[rows], centroids)
+            distances[rows] += 2 * near.max(axis=1, keepdims=True)
+            distances[rows, : len(centroids)] = near
+        return distances
+
     def _children(
         self, x: RowSource, rows: Int[np.ndarray, "n"], depth: int, parent: int, rng: np.random.Generator
     ) -> Float[np.ndarray, "k D"]:
@@ -217,21 +231,8 @@ class HierarchicalKMeans:
             rows = np.sort(rng.choice(rows, size=points, replace=False))
         items = read_rows(x, rows)
         centroids = kmeans(items, num_codes, self.config.num_iterations, rng)
-        used: np.ndarray = centroids[np.unique(_nearest(items, centroids))]
+        used: np.ndarray = centroids[np.unique(nearest_codes(items, centroids))]
         return used
-
-    def _moved(self, x: RowSource, rows: Int[np.ndarray, "n"], before: _Level, parent: int) -> Float[np.ndarray, "k D"]:
-        """Returns a node's children as they were, each that has items moved to the mean of those."""
-        centroids = before.centroids[before.offsets[parent] : before.offsets[parent + 1]].copy()
-        if len(rows) == 0:
-            return centroids
-        items = read_rows(x, rows)
-        for _ in range(self.config.num_iterations):
-            codes = _nearest(items, centroids)
-            counts = np.bincount(codes, minlength=len(centroids))[:, None]
-            means = group_sums(items, codes, len(centroids)) / np.maximum(counts, 1).astype(np.float32)
-            centroids = np.where(counts > 0, means, centroids)
-        return centroids
 
     def _step(self, x: RowSource, node: Int[np.ndarray, "N"], depth: int) -> Int[np.ndarray, "N"]:
         """Returns the nearest child of each row's node, numbered among all nodes of the next depth."""
@@ -240,8 +241,7 @@ class HierarchicalKMeans:
         undecided = np.where(np.diff(level.offsets)[node] > 1, node, -1)
         for parent, rows in _nodes_and_rows(undecided):
             centroids = level.centroids[level.offsets[parent] : level.offsets[parent + 1]]
-            for part in pieces(len(rows)):
-                child[rows[part]] += _nearest(read_rows(x, rows[part]), centroids)
+            child[rows] += nearest_codes(_Rows(x, rows), centroids)
         return child
 
     def _walk(self, codes: Int[np.ndarray, "N l"]) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"]]:
@@ -266,13 +266,29 @@ class HierarchicalKMeans:
         return self._levels
 
 
-def _nearest(x: Float[np.ndarray, "n D"], centroids: Float[np.ndarray, "k D"]) -> Int[np.ndarray, "n"]:
-    return np.asarray((x @ centroids.T - half_costs(centroids)).argmax(axis=1))
+class _Rows:
+    """Some vectors of a source, read when they are asked for; the rows must be sorted."""
+
+    def __init__(self, x: RowSource, rows: Int[np.ndarray, "n"]) -> None:
+        self._x, self._rows = x, rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self._rows), self._x.shape[1]
+
+    def __getitem__(self, rows: slice, /) -> Any:
+        return read_rows(self._x, self._rows[rows])
+
+
+def _moved(x: RowSource, rows: Int[np.ndarray, "n"], before: _Level, parent: int) -> Float[np.ndarray, "k D"]:
+    """Returns a node's children as they were, those moved to the mean of their items for which it pays."""
+    centroids = before.centroids[before.offsets[parent] : before.offsets[parent + 1]]
+    return renew_centroids(_Rows(x, rows), centroids) if len(rows) else centroids
 
 
 def _mean(x: RowSource) -> Float[np.ndarray, "D"]:
     total = np.zeros(x.shape[1])
-    for rows in pieces(x.shape[0]):
+    for rows in pieces(x.shape[0], cells_a_row=x.shape[1]):
         total += x[rows].sum(axis=0, dtype=np.float64)
     return (total / x.shape[0]).astype(np.float32)
 

@@ -26,13 +26,11 @@ def sample_leftover(
         rng: Of the draw.
     """
     leftover = draw_rows(x, num_rows, rng)
-    for rows in pieces(len(leftover)):
+    for rows in pieces(len(leftover), cells_a_row=leftover.shape[1]):
         leftover[rows] -= levels.decode(levels.encode(leftover[rows]))
     return leftover
 
 
 def first_levels(quantizer: ResidualQuantizer, num_levels: int, config: RQKMeansConfig) -> RQKMeans:
     """Returns the first levels of a fitted quantizer as residual k-means."""
-    levels = RQKMeans(quantizer.codebook_sizes[:num_levels], config)
-    levels._codebooks = quantizer.codebooks[:num_levels]
-    return levels
+    return RQKMeans.from_codebooks(quantizer.codebooks[:num_levels], config)

@@ -14,8 +14,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float
 
-from itemic.sid.quantizers.kmeans import group_sums, kmeans
-from itemic.sid.quantizers.residual import encode_residuals
+from itemic.sid.quantizers.kmeans import group_sums, kmeans, moments, nearest_codes, renew_centroids
+from itemic.sid.quantizers.protocol import pieces
 
 __all__ = ["ProductCodebooks", "balanced_rotation", "fit_opq", "refit_opq", "subspaces"]
 
@@ -58,27 +58,21 @@ def fit_opq(
     """
     blocks = subspaces(x.shape[1], len(codebook_sizes))
     rotation = balanced_rotation(x, [block.stop - block.start for block in blocks])
-    y = x @ rotation
     codebooks = [
-        kmeans(np.ascontiguousarray(y[:, block]), size, num_iterations, rng)
+        kmeans(_part_of(x, rotation, block), size, num_iterations, rng)
         for size, block in zip(codebook_sizes, blocks, strict=True)
     ]
     for _ in range(num_rotations):
-        decoded = _improve(y, codebooks, blocks)
-        left, _, right = np.linalg.svd(x.T @ decoded)
+        left, _, right = np.linalg.svd(_improve(x, rotation, codebooks, blocks))
         rotation = left @ right
-        y = x @ rotation
-    _improve(y, codebooks, blocks)
+    _improve(x, rotation, codebooks, blocks)
     return ProductCodebooks(rotation=rotation, codebooks=tuple(codebooks))
 
 
-def refit_opq(
-    x: Float[np.ndarray, "N D"], start: ProductCodebooks, num_iterations: int, rng: np.random.Generator
-) -> ProductCodebooks:
-    """Returns the codebooks after more k-means on ``x`` in the same subspaces, so that codes keep their meaning."""
-    y = x @ start.rotation
+def refit_opq(x: Float[np.ndarray, "N D"], start: ProductCodebooks) -> ProductCodebooks:
+    """Returns the codebooks renewed for ``x`` in the same subspaces, so that codes keep their meaning."""
     codebooks = [
-        kmeans(np.ascontiguousarray(y[:, block]), len(codebook), num_iterations, rng, start=codebook)
+        renew_centroids(_part_of(x, start.rotation, block), codebook)
         for codebook, block in zip(start.codebooks, subspaces(x.shape[1], len(start.codebooks)), strict=True)
     ]
     return ProductCodebooks(rotation=start.rotation, codebooks=tuple(codebooks))
@@ -90,8 +84,7 @@ def balanced_rotation(x: Float[np.ndarray, "N D"], widths: Sequence[int]) -> Flo
     The axes are dealt out by falling variance, each to the subspace whose product of variances is least so far and
     that has room: the best rotation for a Gaussian (Ge et al., section 3.2.3).
     """
-    centred = x - x.mean(axis=0)
-    variances, axes = np.linalg.eigh(centred.T @ centred / len(x))
+    variances, axes = np.linalg.eigh(moments(x)[1].astype(np.float32))
     # Only to keep log finite where the vectors do not vary.
     logs = np.log(np.maximum(variances, np.finfo(np.float32).tiny))
     # Logs above zero, so that every axis counts and a subspace does not stay behind for having got a small one.
@@ -104,17 +97,35 @@ def balanced_rotation(x: Float[np.ndarray, "N D"], widths: Sequence[int]) -> Flo
     return rotation
 
 
+def _part_of(x: Float[np.ndarray, "N D"], rotation: Float[np.ndarray, "D D"], block: slice) -> Float[np.ndarray, "N d"]:
+    """Returns the vectors in one subspace."""
+    part = np.empty((len(x), block.stop - block.start), dtype=np.float32)
+    for rows in pieces(len(x), cells_a_row=x.shape[1]):
+        # Not x @ rotation[:, block]: identical rows would differ in the last digit, and so could share two centroids.
+        part[rows] = (x[rows] @ rotation)[:, block]
+    return part
+
+
 def _improve(
-    y: Float[np.ndarray, "N D"], codebooks: list[np.ndarray], blocks: Sequence[slice]
-) -> Float[np.ndarray, "N D"]:
-    """Returns what ``y`` decodes to after one step of k-means in every subspace, which replaces ``codebooks``."""
-    decoded = np.empty_like(y)
+    x: Float[np.ndarray, "N D"],
+    rotation: Float[np.ndarray, "D D"],
+    codebooks: list[np.ndarray],
+    blocks: Sequence[slice],
+) -> Float[np.ndarray, "D D"]:
+    """Returns Xᵀ Ŷ after one step of k-means in every subspace, which replaces ``codebooks``.
+
+    As Σ_k (Σ_{i has k} x_i) ŷ_kᵀ in every subspace, so that neither y = x R nor ŷ is ever held whole.
+    """
+    products = np.empty(rotation.shape, dtype=np.float32)
     for number, block in enumerate(blocks):
-        part, codebook = np.ascontiguousarray(y[:, block]), codebooks[number]
-        codes = encode_residuals(part, [codebook])[:, 0]
-        counts = np.bincount(codes, minlength=len(codebook))[:, None]
-        means = group_sums(part, codes, len(codebook)) / np.maximum(counts, 1).astype(np.float32)
+        codebook = codebooks[number]
+        sums, counts = np.zeros((len(codebook), len(rotation))), np.zeros(len(codebook), dtype=np.int64)
+        for rows in pieces(len(x), cells_a_row=max(len(codebook), len(rotation))):
+            codes = nearest_codes((x[rows] @ rotation)[:, block], codebook)
+            sums += group_sums(x[rows], codes, len(codebook))
+            counts += np.bincount(codes, minlength=len(codebook))
+        means = sums @ rotation[:, block] / np.maximum(counts, 1)[:, None]
         # A code without any vector keeps its centroid.
-        codebooks[number] = np.where(counts > 0, means, codebook)
-        decoded[:, block] = codebooks[number][codes]
-    return decoded
+        codebooks[number] = np.where(counts[:, None] > 0, means, codebook).astype(np.float32)
+        products[:, block] = sums.T @ codebooks[number]
+    return products

@@ -13,6 +13,9 @@ __all__ = ["Quantizer", "check_codebook_sizes", "check_vectors", "complete_codes
 
 _ROWS_AT_ONCE = 1 << 14
 
+_CELLS_AT_ONCE = 1 << 22
+"""Most numbers, of rows times codes say, that are computed at once: 16 MiB of them."""
+
 
 @runtime_checkable
 class Quantizer(Protocol):
@@ -44,7 +47,7 @@ class Quantizer(Protocol):
             x: What to learn from.
             rng: Of every random choice.
             start: A fitted quantizer of the same kind and sizes to begin at instead of at random, so that after a
-                refit to changed items most codes keep their meaning.
+                refit to changed items most codes keep their meaning. Of an unchanged catalogue few items move.
 
         Raises:
             CatalogError: if there are fewer vectors than codes in a codebook, or ``start`` does not fit.
@@ -81,10 +84,17 @@ class Quantizer(Protocol):
         ...
 
 
-def pieces(num_rows: int, rows_at_once: int = _ROWS_AT_ONCE) -> Iterator[slice]:
-    """Yields slices that cover ``num_rows`` rows in order, each short enough to be computed with at once."""
-    for first in range(0, num_rows, rows_at_once):
-        yield slice(first, min(first + rows_at_once, num_rows))
+def pieces(num_rows: int, rows_at_once: int = _ROWS_AT_ONCE, *, cells_a_row: int = 1) -> Iterator[slice]:
+    """Yields slices that cover ``num_rows`` rows in order, each short enough to be computed with at once.
+
+    Args:
+        num_rows: How many rows there are.
+        rows_at_once: Most rows of a piece.
+        cells_a_row: Numbers that each row takes, codes or dimensions say: with many of them pieces are shorter.
+    """
+    step = max(1, min(rows_at_once, _CELLS_AT_ONCE // max(cells_a_row, 1)))
+    for first in range(0, num_rows, step):
+        yield slice(first, min(first + step, num_rows))
 
 
 def complete_codes(
@@ -94,7 +104,7 @@ def complete_codes(
     num_levels = len(quantizer.codebook_sizes)
     codes = np.empty((len(x), num_levels), dtype=np.int64)
     codes[:, : prefix.shape[1]] = prefix
-    for rows in pieces(len(x)):
+    for rows in pieces(len(x), cells_a_row=max(quantizer.codebook_sizes)):
         for level in range(prefix.shape[1], num_levels):
             codes[rows, level] = quantizer.distances(x[rows], codes[rows, :level]).argmin(axis=1)
     return codes
@@ -119,7 +129,7 @@ def check_vectors(x: Float[np.ndarray, "N D"], codebook_sizes: Sequence[int]) ->
         CatalogError: if a codebook has more codes than there are vectors.
         DataError: if a vector is not finite.
     """
-    for rows in pieces(len(x)):
+    for rows in pieces(len(x), cells_a_row=x.shape[1]):
         finite = np.isfinite(x[rows]).all(axis=1)
         if not finite.all():
             raise DataError(f"embedding of item row {rows.start + int(finite.argmin())} holds NaN or infinity")

@@ -1,7 +1,7 @@
 """What all quantizers share that decode a SID as the sum of one vector a level; knows not how those are learned."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,14 @@ from itemic.sid.quantizers.kmeans import RowSource, half_costs
 from itemic.sid.quantizers.protocol import Quantizer, check_codebook_sizes, pieces
 from itemic.sid.quantizers.stored import read_quantizer, write_quantizer
 
-__all__ = ["ResidualQuantizer", "check_start", "encode_residuals", "squared_distances"]
+__all__ = [
+    "ResidualQuantizer",
+    "check_start",
+    "encode_residuals",
+    "levels_named",
+    "name_levels",
+    "squared_distances",
+]
 
 _ROWS_IN_CACHE = 1 << 11
 """Rows whose residuals and scores stay in a core's own cache from one level to the next."""
@@ -61,8 +68,12 @@ class ResidualQuantizer(ABC):
 
     def distances(self, x: Float[np.ndarray, "N D"], prefix: Int[np.ndarray, "N l"]) -> Float[np.ndarray, "N K"]:
         """Returns the squared distance from what ``prefix`` leaves of each vector to each centroid of level l."""
-        level = prefix.shape[1]
-        return squared_distances(x.astype(np.float32) - self.decode(prefix), self._fitted()[level])
+        codebook = self._fitted()[prefix.shape[1]]
+        distances = np.empty((len(x), len(codebook)), dtype=np.float32)
+        for rows in pieces(len(x), cells_a_row=max(codebook.shape)):
+            left = np.asarray(x[rows], dtype=np.float32) - self.decode(prefix[rows])
+            distances[rows] = squared_distances(left, codebook)
+        return distances
 
     def encode(self, x: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N L"]:
         """Returns the nearest centroid of each level in turn (greedy, not the best sum)."""
@@ -77,8 +88,8 @@ class ResidualQuantizer(ABC):
         return total
 
     def save(self, path: Path) -> None:
-        """Writes ``codebook_0``, ``codebook_1`` ... as safetensors."""
-        write_quantizer(path, self.config, self._sizes, _named(self._fitted()))
+        """Writes ``codebook_0``, ``codebook_1`` ... and what else the kind has learned, as safetensors."""
+        write_quantizer(path, self.config, self._sizes, self._arrays())
 
     @classmethod
     def load(cls, path: Path) -> Any:
@@ -91,10 +102,22 @@ class ResidualQuantizer(ABC):
         config = config_from_mapping(cls.config_type, stored.config, source=str(path))
         quantizer = cls(stored.codebook_sizes, config)
         try:
-            quantizer._codebooks = tuple(stored.arrays[name] for name in _named(stored.codebook_sizes))
+            quantizer._restore(stored.arrays)
         except KeyError as error:
             raise ArtifactError(f"{path}: damaged quantizer: {error} is missing") from None
         return quantizer
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Returns all that was learned, by the name it has in the file; a kind with more than codebooks adds to it."""
+        return name_levels("codebook", self._fitted())
+
+    def _restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes over what ``_arrays`` returned; a kind with more than codebooks adds to it.
+
+        Raises:
+            KeyError: if an array is missing.
+        """
+        self._codebooks = levels_named("codebook", arrays, len(self._sizes))
 
     def _fitted(self) -> tuple[np.ndarray, ...]:
         if not self._codebooks:
@@ -113,7 +136,8 @@ def encode_residuals(
     costs: list[np.ndarray | None] = [*prices] if prices else [None] * len(codebooks)
     offsets = [half_costs(codebook, price) for codebook, price in zip(codebooks, costs, strict=True)]
     codes = np.empty((x.shape[0], len(codebooks)), dtype=np.int64)
-    for rows in pieces(x.shape[0], _ROWS_IN_CACHE):
+    widest = max(max(codebook.shape) for codebook in codebooks)
+    for rows in pieces(x.shape[0], _ROWS_IN_CACHE, cells_a_row=widest):
         residual = np.array(x[rows], dtype=np.float32)
         for level, codebook in enumerate(codebooks):
             scores = residual @ codebook.T
@@ -145,11 +169,24 @@ def check_start(quantizer: Quantizer, start: Quantizer, width: int) -> None:
 
 
 def squared_distances(x: Float[np.ndarray, "N D"], centroids: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "N K"]:
-    """Returns ‖x − e‖² for every pair, through one matrix product."""
-    squares = np.square(x).sum(axis=1)[:, None] + np.square(centroids).sum(axis=1)
-    distances: np.ndarray = np.maximum(squares - 2 * (x @ centroids.T), 0)
+    """Returns ‖x − e‖² for every pair, through one matrix product that is turned into them in place."""
+    distances: np.ndarray = x @ centroids.T
+    distances *= -2
+    distances += np.square(x).sum(axis=1)[:, None]
+    distances += np.square(centroids).sum(axis=1)
+    np.maximum(distances, 0, out=distances)
     return distances
 
 
-def _named(levels: Sequence[Any]) -> dict[str, Any]:
-    return {f"codebook_{level}": value for level, value in enumerate(levels)}
+def name_levels(name: str, levels: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns one array a level under ``name_0``, ``name_1`` ..."""
+    return {f"{name}_{level}": array for level, array in enumerate(levels)}
+
+
+def levels_named(name: str, arrays: Mapping[str, np.ndarray], num_levels: int) -> tuple[np.ndarray, ...]:
+    """Returns what ``name_levels`` named.
+
+    Raises:
+        KeyError: if the array of a level is missing.
+    """
+    return tuple(arrays[f"{name}_{level}"] for level in range(num_levels))

@@ -12,8 +12,15 @@ from jaxtyping import Float, Int
 
 from itemic.core.errors import ConfigError
 from itemic.core.progress import track
-from itemic.sid.quantizers.kmeans import RowSource, draw_rows, group_sums, kmeans
-from itemic.sid.quantizers.protocol import Quantizer, check_vectors, pieces
+from itemic.sid.quantizers.kmeans import (
+    RowSource,
+    draw_rows,
+    group_sums,
+    kmeans,
+    nearest_codes,
+    renew_centroids,
+)
+from itemic.sid.quantizers.protocol import Quantizer, check_codebook_sizes, check_vectors, pieces
 from itemic.sid.quantizers.residual import ResidualQuantizer, check_start, encode_residuals
 
 __all__ = ["RQKMeans", "RQKMeansConfig"]
@@ -59,10 +66,14 @@ class RQKMeans(ResidualQuantizer):
         All levels learn from the same vectors: at most ``max_points_per_code`` times the largest codebook, drawn with
         ``rng``, which are held in memory as float32; or, where that is 0, from all, read again and again in pieces.
 
+        With ``start`` codes keep their meaning: level by level its centroids move to the mean of what they now have
+        where that lowers their code's error by more than 5 %, in at most five rounds, and those without vectors
+        stay where they are. There are then no refinements, which would move them all.
+
         Args:
             x: What to learn from.
             rng: Of the sample and of the random starts.
-            start: An RQKMeans of the same sizes; each level's k-means begins at its centroids.
+            start: An RQKMeans of the same sizes.
 
         Raises:
             CatalogError: if there are fewer vectors than codes in a codebook, or ``start`` does not fit.
@@ -72,17 +83,36 @@ class RQKMeans(ResidualQuantizer):
         if start is not None:
             check_start(self, start, x.shape[1])
         points = self.config.max_points_per_code * max(self._sizes)
+        num_refinements = self.config.num_refinements if start is None else 0
         sample = draw_rows(x, points, rng) if points else x
-        residuals = sample.copy() if points else _Residuals(x)
+        residuals: np.ndarray | _Residuals = _Residuals(x)
+        if points:
+            residuals = sample.copy() if num_refinements else sample
         codebooks: list[np.ndarray] = []
         for level, size in enumerate(track(self._sizes, "learning codebooks")):
-            begin = start.codebooks[level] if start is not None else None
-            codebooks.append(kmeans(residuals, size, self.config.num_iterations, rng, start=begin))
-            _subtract_nearest(residuals, codebooks[-1])
-        for _ in range(self.config.num_refinements):
+            if level:
+                _subtract_nearest(residuals, codebooks[-1])
+            if start is None:
+                codebooks.append(kmeans(residuals, size, self.config.num_iterations, rng))
+            else:
+                codebooks.append(renew_centroids(residuals, start.codebooks[level]))
+        for _ in range(num_refinements):
             _refine(sample, codebooks)
         self._codebooks = tuple(codebooks)
         return self
+
+    @classmethod
+    def from_codebooks(
+        cls, codebooks: Sequence[Float[np.ndarray, "_ D"]], config: RQKMeansConfig | None = None
+    ) -> "RQKMeans":
+        """Returns the quantizer with these codebooks, one a level.
+
+        Raises:
+            ConfigError: if there is no level, or a codebook without a code.
+        """
+        quantizer = cls([len(codebook) for codebook in codebooks], config)
+        quantizer._codebooks = tuple(codebooks)
+        return quantizer
 
     @classmethod
     def from_codes(
@@ -93,13 +123,11 @@ class RQKMeans(ResidualQuantizer):
         A centroid is the mean residual of the items that carry its code; a code that nobody carries stands for no
         change at all. So SIDs made elsewhere can be decoded, measured and have their collisions resolved.
         """
-        quantizer = cls(codebook_sizes)
         codebooks: list[np.ndarray] = []
-        for level, size in enumerate(quantizer._sizes):
+        for level, size in enumerate(check_codebook_sizes(codebook_sizes)):
             nothing = np.zeros((size, x.shape[1]), dtype=np.float32)
             codebooks.append(_mean_leftovers(x, codes, [*codebooks, nothing], level))
-        quantizer._codebooks = tuple(codebooks)
-        return quantizer
+        return cls.from_codebooks(codebooks)
 
 
 class _Residuals:
@@ -125,11 +153,11 @@ class _Residuals:
 
 def _subtract_nearest(residuals: np.ndarray | _Residuals, codebook: Float[np.ndarray, "K D"]) -> None:
     """Takes the nearest centroid from each residual, in place."""
-    codes = encode_residuals(residuals, [codebook])[:, 0]
+    codes = nearest_codes(residuals, codebook)
     if isinstance(residuals, _Residuals):
         residuals.add_level(codebook, codes)
         return
-    for rows in pieces(len(residuals)):
+    for rows in pieces(len(residuals), cells_a_row=codebook.shape[1]):
         residuals[rows] -= codebook[codes[rows]]
 
 
@@ -149,7 +177,7 @@ def _mean_leftovers(
     """
     size = len(codebooks[level])
     sums = np.zeros((size, x.shape[1]), dtype=np.float64)
-    for rows in pieces(x.shape[0]):
+    for rows in pieces(x.shape[0], cells_a_row=x.shape[1]):
         left = np.array(x[rows], dtype=np.float32)
         for other, codebook in enumerate(codebooks):
             if other != level:

@@ -3,21 +3,19 @@
 Knows nothing of collisions: two vectors may well get the same codes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from itemic.core.errors import ArtifactError, CatalogError, ConfigError, DataError
+from itemic.core.errors import CatalogError, ConfigError, DataError
 from itemic.sid.quantizers.leftover import first_levels, sample_leftover
 from itemic.sid.quantizers.opq import ProductCodebooks, fit_opq, refit_opq, subspaces
 from itemic.sid.quantizers.protocol import Quantizer, check_vectors
 from itemic.sid.quantizers.residual import ResidualQuantizer, check_start
 from itemic.sid.quantizers.rqkmeans import RQKMeans, RQKMeansConfig
-from itemic.sid.quantizers.stored import read_quantizer, write_quantizer
 
 __all__ = ["RQOPQ", "RQOPQConfig"]
 
@@ -87,8 +85,8 @@ class RQOPQ(ResidualQuantizer):
     def fit(self, x: Float[np.ndarray, "N D"], rng: np.random.Generator, *, start: Quantizer | None = None) -> "RQOPQ":
         """Returns itself, with residual levels learned from ``x`` and the product codes from what those leave.
 
-        With ``start`` the residual levels begin at its centroids, the rotation stays as it is and the subspaces'
-        k-means goes on from its centroids.
+        With ``start`` the rotation stays as it is, and the centroids of residual levels and subspaces are renewed as
+        those of residual k-means.
 
         Raises:
             CatalogError: if there are fewer vectors than codes in a codebook, or ``start`` does not fit.
@@ -104,7 +102,7 @@ class RQOPQ(ResidualQuantizer):
         sizes = self._sizes[num_residual:]
         leftover = sample_leftover(x, levels, _VECTORS_A_CODE * max(sizes), rng)
         if isinstance(start, RQOPQ):
-            product = refit_opq(leftover, start.product_codebooks(), kmeans.num_iterations, rng)
+            product = refit_opq(leftover, start.product_codebooks())
         else:
             product = fit_opq(leftover, sizes, kmeans.num_iterations, self.config.num_rotations, rng)
         self.rotation = product.rotation
@@ -133,24 +131,12 @@ class RQOPQ(ResidualQuantizer):
             ),
         )
 
-    def save(self, path: Path) -> None:
-        """Writes ``codebook_0``, ``codebook_1`` ... and ``rotation`` as safetensors."""
-        arrays = {f"codebook_{level}": codebook for level, codebook in enumerate(self._fitted())}
-        write_quantizer(path, self.config, self._sizes, {**arrays, "rotation": self.rotation})
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {**super()._arrays(), "rotation": self.rotation}
 
-    @classmethod
-    def load(cls, path: Path) -> "RQOPQ":
-        """Returns the quantizer in ``path``.
-
-        Raises:
-            ArtifactError: if the file is missing, damaged or of another kind.
-        """
-        quantizer: RQOPQ = super().load(path)
-        arrays = read_quantizer(path, cls.kind).arrays
-        if "rotation" not in arrays:
-            raise ArtifactError(f"{path}: damaged quantizer: 'rotation' is missing")
-        quantizer.rotation = arrays["rotation"]
-        return quantizer
+    def _restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        super()._restore(arrays)
+        self.rotation = arrays["rotation"]
 
 
 def _rotate_back(product: ProductCodebooks) -> tuple[np.ndarray, ...]:
