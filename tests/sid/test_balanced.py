@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from itemic.core.errors import ConfigError
+from itemic.sid.quantizers import balanced
 from itemic.sid.quantizers.balanced import BalancedRQKMeans, BalancedRQKMeansConfig
+from itemic.sid.quantizers.candidate_prices import ascend_prices
 from itemic.sid.quantizers.prices import balancing_prices
 from itemic.sid.quantizers.protocol import complete_codes
 from itemic.sid.quantizers.residual import squared_distances
@@ -104,7 +106,10 @@ def test_from_a_fitted_start_codes_keep_their_meaning():
 def test_identical_vectors_are_said_to_be_the_reason_for_codes_out_of_balance(caplog):
     with caplog.at_level(logging.WARNING, logger="itemic"):
         BalancedRQKMeans((4,)).fit(np.ones((20, 3), dtype=np.float32), np.random.default_rng(0))
-    assert "level 0: codes hold 0 to 20 vectors, expected 4 to 6: no price tells identical vectors apart" in caplog.text
+    assert (
+        "level 0: codes hold 0 to 20 vectors, expected 4 to 6: no price tells identical vectors apart, and the fullest code's 20 are 1 distinct"
+        in caplog.text
+    )
 
 
 def test_half_precision_and_mapped_vectors_make_no_difference(tmp_path):
@@ -116,9 +121,51 @@ def test_half_precision_and_mapped_vectors_make_no_difference(tmp_path):
         np.testing.assert_array_equal(found.encode(x), expected.encode(half.astype(np.float32)))
 
 
-def test_impossible_settings_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"balanced codes need a codebook of at most 8192"):
-        BalancedRQKMeans((256, 9000))
+def test_many_codes_are_balanced_by_a_search_among_each_rows_cheapest_as_few_are_among_all():
+    x = clusters(3000)
+    cost = squared_distances(x, x[:150])
+    exact = (cost + balancing_prices(cost, 18, 22)).argmin(axis=1)
+    for num_candidates in (32, 150):
+        prices, codes = ascend_prices(cost, 18, 22, num_candidates=num_candidates)
+        np.testing.assert_array_equal(codes, (cost + prices).argmin(axis=1))
+        counts = counts_of(codes, 150)
+        assert counts.min() >= 18
+        assert counts.max() <= 22
+        assert prices.min() == 0
+        rows = np.arange(len(x))
+        # Counts may differ within the bounds, so costs agree but nearly.
+        assert cost[rows, codes].mean() < 1.05 * cost[rows, exact].mean()
+        assert (codes == exact).mean() > 0.8
+
+
+def test_a_search_begun_at_prices_that_balance_changes_none():
+    x = clusters(3000)
+    cost = squared_distances(x, x[:150])
+    prices, _ = ascend_prices(cost, 18, 22)
+    np.testing.assert_array_equal(ascend_prices(cost, 18, 22, start=prices)[0], prices)
+
+
+def test_codebooks_too_large_for_the_exact_method_are_balanced_and_each_level_has_its_own_sample():
+    x = clusters(6000, width=8)
+    quantizer = BalancedRQKMeans((8, 300), BalancedRQKMeansConfig(num_iterations=1)).fit(x, np.random.default_rng(0))
+    codes = quantizer.encode(x)
+    for level, size in enumerate((8, 300)):
+        counts = counts_of(codes[:, level], size)
+        assert counts.min() >= np.floor(0.85 * 6000 / size)
+        assert counts.max() <= np.ceil(1.15 * 6000 / size)
+    large = BalancedRQKMeans((256, 1024, 8192))
+    assert [large._num_points(size) for size in (256, 1024, 8192)] == [65_536, 65_536, 64 * 8192]
+
+
+def test_prices_that_were_not_found_are_not_blamed_on_identical_vectors(caplog, monkeypatch):
+    monkeypatch.setattr(balanced, "balancing_prices", lambda cost, low, high, start: np.zeros(cost.shape[1], "f4"))
+    with caplog.at_level(logging.WARNING, logger="itemic"):
+        BalancedRQKMeans((16,)).fit(clusters(), np.random.default_rng(0))
+    assert "the search for prices ended before all were found; raise tolerance" in caplog.text
+    assert "identical" not in caplog.text
+
+
+def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="num_iterations 0"):
         BalancedRQKMeansConfig(num_iterations=0)
     with pytest.raises(ConfigError, match=r"tolerance 1\.5: expected a share"):

@@ -6,22 +6,27 @@ nothing of collisions.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from itemic.core.config import config_from_mapping
-from itemic.core.errors import ArtifactError, ConfigError
+from itemic.core.errors import ConfigError
 from itemic.core.progress import track
-from itemic.sid.quantizers.kmeans import draw_rows, group_sums, kmeans
-from itemic.sid.quantizers.prices import balancing_prices
+from itemic.sid.quantizers.candidate_prices import ascend_prices
+from itemic.sid.quantizers.kmeans import cluster_sums, draw_rows, kmeans
+from itemic.sid.quantizers.prices import balancing_prices, nearby_prices
 from itemic.sid.quantizers.protocol import Quantizer, check_vectors, pieces
-from itemic.sid.quantizers.residual import ResidualQuantizer, check_start, encode_residuals, squared_distances
-from itemic.sid.quantizers.stored import read_quantizer, write_quantizer
+from itemic.sid.quantizers.residual import (
+    ResidualQuantizer,
+    check_start,
+    encode_residuals,
+    levels_named,
+    name_levels,
+    squared_distances,
+)
 
 __all__ = ["BalancedRQKMeans", "BalancedRQKMeansConfig"]
 
@@ -29,6 +34,12 @@ log = logging.getLogger("itemic")
 
 _MOST_COSTS = 1 << 26
 """Vectors times codes whose costs are held in memory at once while prices are found: 256 MiB, twice."""
+
+_MOST_EXACT = 256
+"""Codes of a level up to which prices are found by Newton's method, whose every step costs vectors times codes²."""
+
+_LEAST_POINTS = 64
+"""Vectors a code that are learned from even where that exceeds _MOST_COSTS."""
 
 _START_ITERATIONS = 5
 """k-means iterations at each number of dimensions before balancing begins."""
@@ -46,8 +57,8 @@ class BalancedRQKMeansConfig:
     """How far the number of vectors of a code may lie from the mean, as a share of it; the bounds are then rounded
     outward to whole vectors."""
     max_points_per_code: int = 256
-    """Vectors drawn to learn from, as a multiple of the largest codebook, and no more than 2^26 divided by that
-    codebook's size; 0 asks for the latter. Default: faiss."""
+    """Vectors drawn for each level, as a multiple of its codebook, but no more than 2^26 divided by the codebook's size
+    or 64 a code, whichever is more; 0 asks for that many. Default: faiss."""
 
     def __post_init__(self) -> None:
         if self.num_iterations < 1 or self.max_points_per_code < 0:
@@ -73,14 +84,9 @@ class BalancedRQKMeans(ResidualQuantizer):
         """Keeps the settings; ``fit`` makes codebooks and prices.
 
         Raises:
-            ConfigError: if there is no level, a codebook without a code, or one too large to be balanced.
+            ConfigError: if there is no level, or a codebook without a code.
         """
         super().__init__(codebook_sizes, config)
-        if max(self._sizes) ** 2 > _MOST_COSTS:
-            raise ConfigError(
-                f"codebook sizes {self._sizes}: balanced codes need a codebook of at most {math.isqrt(_MOST_COSTS)}; "
-                "use kind rqkmeans for larger ones"
-            )
         self._prices: tuple[np.ndarray, ...] = ()
 
     @property
@@ -93,9 +99,12 @@ class BalancedRQKMeans(ResidualQuantizer):
     ) -> "BalancedRQKMeans":
         """Returns itself, with centroids and prices found in turn, level by level.
 
-        All levels learn from the same vectors, drawn with ``rng``. Their counts lie within ``tolerance`` of the mean,
-        save where many vectors are identical (a warning then says so); those of the other vectors do as far as the
-        sample is like them.
+        One sample is drawn with ``rng``, and each level learns from as many of it as it needs. Their counts lie within
+        ``tolerance`` of the mean; a warning says where they do not, and why. Those of the other vectors do as far as
+        the sample is like them.
+
+        With ``start`` a centroid moves to the mean of its vectors only where that lowers its code's error by more than
+        5 %, and prices change only where a code is out of bounds.
 
         Raises:
             CatalogError: if there are fewer vectors than codes in a codebook, or ``start`` does not fit.
@@ -104,19 +113,22 @@ class BalancedRQKMeans(ResidualQuantizer):
         check_vectors(x, self._sizes)
         if start is not None:
             check_start(self, start, x.shape[1])
-        most = _MOST_COSTS // max(self._sizes)
-        residual = draw_rows(x, min(self.config.max_points_per_code * max(self._sizes) or most, most), rng)
-        codebooks, prices = [], []
+        residual = draw_rows(x, max(map(self._num_points, self._sizes)), rng)
+        codebooks: list[np.ndarray] = []
+        prices: list[np.ndarray] = []
         for level, size in enumerate(track(self._sizes, "learning codebooks")):
+            if level:
+                _subtract_coded(residual, codebooks[-1], prices[-1])
+            points = self._num_points(size)
+            learned = draw_rows(residual, points, rng) if points < len(residual) else residual
             if isinstance(start, BalancedRQKMeans):
-                begin, worth = start.codebooks[level], start.prices[level]
+                solution = _renew(learned, start.codebooks[level], start.prices[level], self.config.tolerance)
             else:
-                begin, worth = kmeans(residual, size, _START_ITERATIONS, rng), None
-            centroids, price, codes = self._balance(residual, begin, worth, level)
-            codebooks.append(centroids)
-            prices.append(price)
-            for rows in pieces(len(residual)):
-                residual[rows] -= centroids[codes[rows]]
+                centroids = kmeans(learned, size, _START_ITERATIONS, rng)
+                solution = _balance(learned, centroids, self.config.num_iterations, self.config.tolerance)
+            _warn_of_bounds(learned, solution.codes, size, self.config.tolerance, level)
+            codebooks.append(solution.centroids)
+            prices.append(solution.prices)
         self._codebooks, self._prices = tuple(codebooks), tuple(prices)
         return self
 
@@ -130,71 +142,129 @@ class BalancedRQKMeans(ResidualQuantizer):
         """Returns the code of least distance and price of each level in turn."""
         return encode_residuals(x, self._fitted(), self._prices)
 
-    def save(self, path: Path) -> None:
-        """Writes ``codebook_0``, ``price_0``, ``codebook_1`` ... as safetensors."""
-        arrays = {f"codebook_{level}": codebook for level, codebook in enumerate(self._fitted())}
-        arrays |= {f"price_{level}": price for level, price in enumerate(self._prices)}
-        write_quantizer(path, self.config, self._sizes, arrays)
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {**super()._arrays(), **name_levels("price", self._prices)}
 
-    @classmethod
-    def load(cls, path: Path) -> "BalancedRQKMeans":
-        """Returns the quantizer in ``path``.
+    def _restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        super()._restore(arrays)
+        self._prices = levels_named("price", arrays, len(self._sizes))
 
-        Raises:
-            ArtifactError: if the file is missing, damaged or of another kind.
-        """
-        stored = read_quantizer(path, cls.kind)
-        config = config_from_mapping(cls.config_type, stored.config, source=str(path))
-        quantizer = cls(stored.codebook_sizes, config)
-        levels = range(len(stored.codebook_sizes))
-        try:
-            quantizer._codebooks = tuple(stored.arrays[f"codebook_{level}"] for level in levels)
-            quantizer._prices = tuple(stored.arrays[f"price_{level}"] for level in levels)
-        except KeyError as error:
-            raise ArtifactError(f"{path}: damaged quantizer: {error} is missing") from None
-        return quantizer
-
-    def _balance(
-        self,
-        residual: Float[np.ndarray, "N D"],
-        centroids: Float[np.ndarray, "K D"],
-        prices: Float[np.ndarray, "K"] | None,
-        level: int,
-    ) -> tuple[Float[np.ndarray, "K D"], Float[np.ndarray, "K"], Int[np.ndarray, "N"]]:
-        """Returns centroids, the prices that balance them, and the codes at both."""
-        num_codes = len(centroids)
-        low, high = _bounds(len(residual), num_codes, self.config.tolerance)
-        prices, codes = _balanced_codes(residual, centroids, prices, low, high)
-        for _ in range(self.config.num_iterations):
-            counts = np.bincount(codes, minlength=num_codes)[:, None]
-            means = group_sums(residual, codes, num_codes) / np.maximum(counts, 1).astype(np.float32)
-            centroids = np.where(counts > 0, means, centroids)
-            prices, codes = _balanced_codes(residual, centroids, prices, low, high)
-        counts = np.bincount(codes, minlength=num_codes)
-        if counts.min() < low or counts.max() > high:
-            log.warning(
-                "level %d: codes hold %d to %d vectors, expected %d to %d: no price tells identical vectors apart",
-                *(level, counts.min(), counts.max(), low, high),
-            )
-        return centroids, prices, codes
+    def _num_points(self, num_codes: int) -> int:
+        """Returns how many vectors a level is learned from at most."""
+        most = max(_MOST_COSTS // num_codes, _LEAST_POINTS * num_codes)
+        return min(int(self.config.max_points_per_code) * num_codes or most, most)
 
 
-def _balanced_codes(
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Priced:
+    """One level: its codes, what they cost, and which vectors have them."""
+
+    centroids: Float[np.ndarray, "K D"]
+    prices: Float[np.ndarray, "K"]
+    codes: Int[np.ndarray, "N"]
+
+
+class _Costs:
+    """Squared distances of vectors to centroids, computed when they are read."""
+
+    def __init__(self, x: Float[np.ndarray, "N D"], centroids: Float[np.ndarray, "K D"]) -> None:
+        self._x, self._centroids = x, centroids
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self._x), len(self._centroids)
+
+    def __getitem__(self, rows: slice, /) -> Any:
+        return squared_distances(self._x[rows], self._centroids)
+
+
+def _balance(
+    x: Float[np.ndarray, "N D"], centroids: Float[np.ndarray, "K D"], num_iterations: int, tolerance: float
+) -> _Priced:
+    """Returns centroids, the prices that balance them, and the codes at both, found in alternation."""
+    low, high = _bounds(len(x), len(centroids), tolerance)
+    solution = _priced(x, centroids, None, low, high)
+    for _ in range(num_iterations):
+        means = cluster_sums(x, solution.codes, len(centroids)).means(solution.centroids)
+        solution = _priced(x, means, solution.prices, low, high)
+    return solution
+
+
+def _renew(
+    x: Float[np.ndarray, "N D"], centroids: Float[np.ndarray, "K D"], prices: Float[np.ndarray, "K"], tolerance: float
+) -> _Priced:
+    """Returns what ``_balance`` does, as near as may be to centroids and prices of an earlier fit."""
+    low, high = _bounds(len(x), len(centroids), tolerance)
+    codes = encode_residuals(x, [centroids], [prices])[:, 0]
+    centroids = cluster_sums(x, codes, len(centroids)).worthwhile_means(centroids)
+    if len(centroids) <= _MOST_EXACT:
+        cost = _all_costs(x, centroids)
+        near = nearby_prices(cost, prices, low, high)
+        codes = (cost + near).argmin(axis=1)
+        if _within(np.bincount(codes, minlength=len(centroids)), low, high):
+            return _Priced(centroids=centroids, prices=near, codes=codes)
+    return _priced(x, centroids, prices, low, high)
+
+
+def _priced(
     x: Float[np.ndarray, "N D"],
     centroids: Float[np.ndarray, "K D"],
     prices: Float[np.ndarray, "K"] | None,
     low: int,
     high: int,
-) -> tuple[Float[np.ndarray, "K"], Int[np.ndarray, "N"]]:
+) -> _Priced:
     """Returns the prices that balance the centroids, found from earlier ones, and the codes at them."""
-    cost = np.empty((len(x), len(centroids)), dtype=np.float32)
-    for rows in pieces(len(x)):
-        cost[rows] = squared_distances(x[rows], centroids)
+    if len(centroids) > _MOST_EXACT:
+        prices, codes = ascend_prices(_Costs(x, centroids), low, high, start=prices)
+        return _Priced(centroids=centroids, prices=prices, codes=codes)
+    cost = _all_costs(x, centroids)
     prices = balancing_prices(cost, low, high, start=prices)
     cost += prices
-    return prices, cost.argmin(axis=1)
+    return _Priced(centroids=centroids, prices=prices, codes=cost.argmin(axis=1))
+
+
+def _all_costs(x: Float[np.ndarray, "N D"], centroids: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "N K"]:
+    cost = np.empty((len(x), len(centroids)), dtype=np.float32)
+    for rows in pieces(len(x), cells_a_row=max(centroids.shape)):
+        cost[rows] = squared_distances(x[rows], centroids)
+    return cost
+
+
+def _subtract_coded(
+    residual: Float[np.ndarray, "N D"], centroids: Float[np.ndarray, "K D"], prices: Float[np.ndarray, "K"]
+) -> None:
+    """Takes the centroid of its code from each vector, in place."""
+    codes = encode_residuals(residual, [centroids], [prices])[:, 0]
+    for rows in pieces(len(residual), cells_a_row=centroids.shape[1]):
+        residual[rows] -= centroids[codes[rows]]
+
+
+def _warn_of_bounds(
+    x: Float[np.ndarray, "N D"], codes: Int[np.ndarray, "N"], num_codes: int, tolerance: float, level: int
+) -> None:
+    """Logs a warning where a code holds too many or too few vectors: identical ones, or prices not found."""
+    low, high = _bounds(len(x), num_codes, tolerance)
+    counts = np.bincount(codes, minlength=num_codes)
+    if _within(counts, low, high):
+        return
+    # Beside codes too full by identical vectors others may be too empty; without such, the search is to blame.
+    fullest = x[codes == counts.argmax()]
+    num_distinct = len(np.unique(fullest, axis=0))
+    reason = (
+        f"no price tells identical vectors apart, and the fullest code's {len(fullest)} are {num_distinct} distinct"
+        if num_distinct < len(fullest) and counts.max() > high
+        else "the search for prices ended before all were found; raise tolerance or use a smaller codebook"
+    )
+    log.warning(
+        "level %d: codes hold %d to %d vectors, expected %d to %d: %s",
+        *(level, counts.min(), counts.max(), low, high, reason),
+    )
 
 
 def _bounds(num_rows: int, num_codes: int, tolerance: float) -> tuple[int, int]:
     mean = num_rows / num_codes
     return math.floor(mean * (1 - tolerance)), math.ceil(mean * (1 + tolerance))
+
+
+def _within(counts: Int[np.ndarray, "K"], low: int, high: int) -> bool:
+    return bool(counts.min() >= low and counts.max() <= high)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from itemic.sid.quantizers.protocol import pieces
 
-__all__ = ["balancing_prices"]
+__all__ = ["balancing_prices", "nearby_prices", "price_between"]
 
 _SOFTEST, _NUM_TEMPERATURES = 0.1, 6
 """First temperature, as a share of the mean cost, and how many there are, each half the one before."""
@@ -44,6 +44,16 @@ def balancing_prices(
     for temperature in _SOFTEST * scale / 2.0 ** np.arange(_NUM_TEMPERATURES) if scale > 0 else ():
         prices = _climb(cost, prices, float(temperature))
     return _settle(cost, (prices - prices.min()).astype(np.float32), low, high)
+
+
+def nearby_prices(
+    cost: Float[np.ndarray, "N K"], prices: Float[np.ndarray, "K"], low: int, high: int
+) -> Float[np.ndarray, "K"]:
+    """Returns prices that balance the codes as ``balancing_prices`` does, near to given ones.
+
+    Only codes out of bounds change their price, in turn; where that does not settle within 50 sweeps, what it came to.
+    """
+    return _settle(cost, prices.astype(np.float32), low, high)
 
 
 def _climb(cost: Float[np.ndarray, "N K"], prices: Float[np.ndarray, "K"], temperature: float) -> np.ndarray:
@@ -106,14 +116,21 @@ def _settle(cost: Float[np.ndarray, "N K"], prices: Float[np.ndarray, "K"], low:
             priced[:, code] = np.inf
             # A row takes the code as long as its price is below the row's limit.
             limits = priced.min(axis=1) - cost[:, code]
-            prices[code] = _price_for(limits, prices[code], low, high)
+            prices[code] = price_between(limits, prices[code], low, high)
             priced[:, code] = cost[:, code] + prices[code]
     prices -= prices.min()
     return prices
 
 
-def _price_for(limits: Float[np.ndarray, "N"], price: np.float32, low: int, high: int) -> np.float32:
-    """Returns the price nearest to the given one at which between ``low`` and ``high`` rows take the code."""
+def price_between(limits: Float[np.ndarray, "N"], price: np.float32, low: int, high: int) -> np.float32:
+    """Returns the price nearest to the given one at which between ``low`` and ``high`` rows take the code.
+
+    Args:
+        limits: Of each row, the price below which it takes the code.
+        price: Of the code now.
+        low: Fewest rows.
+        high: Most rows.
+    """
     count = np.count_nonzero(limits > price)
     if low <= count <= high:
         return price
