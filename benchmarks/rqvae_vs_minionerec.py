@@ -33,9 +33,9 @@ import torch
 from safetensors.numpy import load_file
 
 from itemic.core.allocator import tune_allocator
-from itemic.sid.quantizers import rqvae_training
+from itemic.sid.quantizers import rqvae_progress, rqvae_training
 from itemic.sid.quantizers.rqvae import COMPACT_HIDDEN_SIZES, RQVAE, RQVAEConfig
-from itemic.sid.quantizers.rqvae_training import Progress
+from itemic.sid.quantizers.rqvae_progress import Progress
 
 PEER_SETTINGS = ["--lr", "1e-3", "--batch_size", "20480", "--num_workers", "0", "--device", "cpu"]
 PEER_SEED = 2024
@@ -86,7 +86,7 @@ def measure_peer(model: Any, x: torch.Tensor, epoch: int) -> Progress:
         mse=float((decoded - x).square().mean()),
         collision_rate=1 - len(codes.unique(dim=0)) / len(x),
         num_used=tuple(len(column.unique()) for column in codes.T),
-        perplexity=tuple(rqvae_training.perplexity(column.numpy()) for column in codes.T),
+        perplexity=tuple(rqvae_progress.perplexity(column.numpy()) for column in codes.T),
     )
 
 

@@ -12,7 +12,7 @@ from itemic.sid import QuantizerConfig, load_quantizer, make_quantizer
 from itemic.sid.quality import reconstruction
 from itemic.sid.quantizers import rqvae_training
 from itemic.sid.quantizers.rqvae import RQVAE, RQVAEConfig
-from itemic.sid.quantizers.rqvae_training import measure
+from itemic.sid.quantizers.rqvae_progress import measure
 from itemic.sid.quantizers.stored import read_quantizer
 
 SMALL = {

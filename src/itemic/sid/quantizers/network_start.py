@@ -9,8 +9,8 @@ from jaxtyping import Float
 from itemic.sid.quantizers.kmeans import kmeans
 from itemic.sid.quantizers.protocol import pieces
 from itemic.sid.quantizers.residual import encode_residuals
+from itemic.sid.quantizers.row_batches import read_batch
 from itemic.sid.quantizers.rqvae_network import QuantizerNetwork
-from itemic.sid.quantizers.rqvae_training import read_batch
 
 __all__ = ["standardize_on", "start_from_codebooks", "start_from_kmeans"]
 

@@ -17,8 +17,9 @@ from itemic.core.device import pick_device
 from itemic.core.errors import ArtifactError, CatalogError, ConfigError
 from itemic.sid.quantizers.protocol import Quantizer, check_codebook_sizes, pieces
 from itemic.sid.quantizers.residual import encode_residuals, squared_distances
+from itemic.sid.quantizers.row_batches import read_batch
 from itemic.sid.quantizers.rqvae_network import QuantizerNetwork
-from itemic.sid.quantizers.rqvae_training import Progress, read_batch
+from itemic.sid.quantizers.rqvae_progress import Progress
 from itemic.sid.quantizers.stored import read_quantizer, write_quantizer
 
 __all__ = ["NeuralQuantizer"]

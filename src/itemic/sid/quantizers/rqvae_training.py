@@ -1,6 +1,6 @@
-"""Training of neural quantizers: mini-batches from memory, one loop for every kind.
+"""Training of neural quantizers: how it is set, and one loop for every kind.
 
-Knows nothing of kinds, files or of the meaning of the vectors.
+Knows nothing of kinds, files, or of how good a network is measured to be.
 """
 
 import copy
@@ -20,21 +20,20 @@ from itemic.core.allocator import tune_allocator
 from itemic.core.errors import ConfigError
 from itemic.core.progress import progress_bar
 from itemic.core.schedule import learning_rate_factor
-from itemic.sid.order import same_row_ids
 from itemic.sid.quantizers.codebook_updates import AveragedCodebooks, CodebookUpdate, DeadCodes, GradientCodebooks
-from itemic.sid.quantizers.protocol import pieces
+from itemic.sid.quantizers.row_batches import RowBatch, read_batch, shuffled_batches
 from itemic.sid.quantizers.rqvae_losses import commitment_loss
 from itemic.sid.quantizers.rqvae_network import CodeChoice, Quantized, QuantizerNetwork, nearest_choice
+from itemic.sid.quantizers.rqvae_progress import Progress, measure, warn_of_collapse
 from itemic.sid.quantizers.vector_quantization import nearest_codes, rotate_to, sinkhorn_codes, straight_through
 
-__all__ = ["Progress", "TrainingTerm", "VQTrainingConfig", "measure", "perplexity", "read_batch", "train_network"]
+__all__ = ["TrainingTerm", "VQTrainingConfig", "train_network"]
 
 log = logging.getLogger("itemic")
 
 _MOST_GRADIENT = 1.0
 _BETAS = (0.9, 0.95)
 """AdamW's; 0.95 in place of 0.999 lets a few thousand steps take a higher rate."""
-_ROWS_TO_MEASURE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,26 +113,6 @@ class TrainingTerm(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How good a network is on all training vectors, with nearest codes."""
-
-    epoch: int
-    """Epochs done."""
-    mse: float
-    """Mean squared error per dimension of the decoded vectors."""
-    collision_rate: float
-    """(N − distinct SIDs) / N."""
-    num_used: tuple[int, ...]
-    """Codes of each level that some item has."""
-    perplexity: tuple[float, ...]
-    """exp(entropy) of the codes of each level."""
-
-    def __str__(self) -> str:
-        codes = ", ".join(f"{value:.0f}" for value in self.perplexity)
-        return f"error {self.mse:.3g}, collisions {self.collision_rate:.1%}, perplexity {codes}"
-
-
 def train_network(
     network: QuantizerNetwork,
     x: Float[np.ndarray, "N D"],
@@ -151,7 +130,7 @@ def train_network(
 
     Args:
         network: With its codebooks started; trained in place.
-        x: What to learn from; rows are read a batch at a time.
+        x: What to learn from; a mapped file is read in blocks (``shuffled_batches``).
         config: How.
         generator: Of the order of the vectors and of new starts, on the CPU.
         terms: Further terms of the loss.
@@ -180,32 +159,8 @@ def train_network(
             if config.patience and num_worse >= config.patience:
                 break
     network.load_state_dict(best_weights)
-    _warn_of_collapse(min(history, key=lambda progress: progress.mse), [len(book) for book in network.codebooks])
+    warn_of_collapse(min(history, key=lambda progress: progress.mse), [len(book) for book in network.codebooks])
     return history
-
-
-@torch.no_grad()
-def measure(network: QuantizerNetwork, x: Float[np.ndarray, "N D"], epoch: int) -> Progress:
-    """Returns how good the network is on ``x``, read in pieces."""
-    squared_error, codes = 0.0, []
-    for rows in pieces(len(x), _ROWS_TO_MEASURE):
-        batch = read_batch(x, rows, network.device)
-        quantized = network.quantize(network.encode(batch))
-        squared_error += float((network.decode(quantized.total) - batch).square().sum())
-        codes.append(quantized.codes.cpu().numpy())
-    table = np.concatenate(codes)
-    return Progress(
-        epoch=epoch,
-        mse=squared_error / x.size,
-        collision_rate=1 - len(np.unique(same_row_ids(table))) / len(table),
-        num_used=tuple(len(np.unique(column)) for column in table.T),
-        perplexity=tuple(perplexity(column) for column in table.T),
-    )
-
-
-def read_batch(x: Float[np.ndarray, "N D"], rows: slice | np.ndarray, device: torch.device) -> Float[Tensor, "B D"]:
-    """Returns some rows as a float32 tensor of their own."""
-    return torch.from_numpy(np.array(x[rows], dtype=np.float32)).to(device)
 
 
 class _Trainer:
@@ -237,24 +192,21 @@ class _Trainer:
 
     def run_epoch(self) -> None:
         """Passes over all vectors once, in random order; revives dead codes unless the loss is no longer finite."""
-        order = torch.randperm(len(self._x), generator=self._generator).numpy()
         total_loss = torch.zeros((), device=self._network.device)
         largest: Quantized | None = None
         for term in self._terms:
             term.begin_epoch()
-        for batch in pieces(len(order), self._config.batch_size):
-            # Sorted, a mapped file is read in one direction; the sum over a batch does not depend on its order.
-            rows = np.sort(order[batch])
-            loss, quantized = self._step(rows)
-            total_loss += loss * len(rows)
-            largest = quantized if largest is None or len(rows) >= len(largest.codes) else largest
-        self.mean_loss = float(total_loss) / len(order)
+        for batch in shuffled_batches(self._x, self._config.batch_size, self._generator):
+            loss, quantized = self._step(batch)
+            total_loss += loss * len(batch.rows)
+            largest = quantized if largest is None or len(batch.rows) >= len(largest.codes) else largest
+        self.mean_loss = float(total_loss) / len(self._x)
         if largest is not None and math.isfinite(self.mean_loss):
             self._dead.end_epoch(largest, self._update)
 
-    def _step(self, rows: Int[np.ndarray, "B"]) -> tuple[Float[Tensor, ""], Quantized]:
+    def _step(self, batch: RowBatch) -> tuple[Float[Tensor, ""], Quantized]:
         network, config = self._network, self._config
-        target = network.standardize(read_batch(self._x, rows, network.device))
+        target = network.standardize(read_batch(batch.vectors, slice(None), network.device))
         latents = network.encoder(target)
         quantized = network.quantize(latents, self._choose)
         decoded = network.decoder(self._estimate(latents, quantized.total))
@@ -262,7 +214,7 @@ class _Trainer:
         loss = loss + config.commitment_weight * commitment_loss(quantized.residuals, quantized.chosen)
         loss = loss + self._update.loss(quantized)
         for term in self._terms:
-            loss = loss + term.loss(rows, quantized)
+            loss = loss + term.loss(batch.rows, quantized)
         self._descend(loss)
         self._update.step(quantized)
         self._dead.observe(quantized.codes)
@@ -292,17 +244,6 @@ def _make_optimizer(
     return torch.optim.AdamW(groups, lr=learning_rate, betas=_BETAS, weight_decay=0.0, fused=True)
 
 
-def _warn_of_collapse(progress: Progress, sizes: Sequence[int]) -> None:
-    for level, (used, size) in enumerate(zip(progress.num_used, sizes, strict=True)):
-        if used == 1 < size:
-            log.warning(
-                "level %d collapsed: all items have the same one of its %d codes. Set revive_after: 1 and "
-                "codebook_update: average, raise sinkhorn_epsilons of that level or lower learning_rate",
-                level,
-                size,
-            )
-
-
 def _choice_in_training(config: VQTrainingConfig) -> CodeChoice:
     """Returns the nearest code, or the balanced one at the levels whose epsilon is above 0."""
     epsilons = config.sinkhorn_epsilons
@@ -315,10 +256,3 @@ def _choice_in_training(config: VQTrainingConfig) -> CodeChoice:
         return nearest_codes(residual, codebook)
 
     return choose
-
-
-def perplexity(column: Int[np.ndarray, "N"]) -> float:
-    """Returns exp(−Σ p ln p) over the share p of the items on each code."""
-    shares = np.bincount(column) / len(column)
-    shares = shares[shares > 0]
-    return float(np.exp(-(shares * np.log(shares)).sum()))
