@@ -27,6 +27,9 @@ _SOFTEST, _NUM_TEMPERATURES = 0.1, 8
 _MOST_STEPS, _LONGEST_STEP = 15, 2.0
 """Steps at one temperature, and how many temperatures a price may change by in one of them."""
 
+_FAR = 0.05
+"""Share of rows too many or too few, over all codes, above which prices climb before codes are settled one by one."""
+
 _MOST_SWEEPS = 10
 """Sweeps over the codes that are still too full or too empty, between two readings of all costs."""
 
@@ -62,7 +65,7 @@ def ascend_prices(
         cost: What each code costs each row, ≥ 0; read in pieces of rows.
         low: Fewest rows of a code.
         high: Most rows of a code.
-        start: Prices for similar costs: then only codes out of bounds change theirs, unless that does not do.
+        start: Prices for similar costs: where few rows are too many or too few, only codes out of bounds change theirs.
         num_candidates: How many of each row's codes are kept.
     """
     num_codes = cost.shape[1]
@@ -72,11 +75,13 @@ def ascend_prices(
         candidates = _read_candidates(cost, prices, min(num_candidates, num_codes))
         missed = _num_missed(candidates.cheapest, num_codes, low, high)
         stuck = missed > least / 2
+        # Sweeps from prices that are far from right make some codes far too full.
+        far = missed > _FAR * cost.shape[0]
         if missed < least:
             best, codes, least = prices, candidates.cheapest, missed
         if missed == 0:
             break
-        if stuck or (reading == 0 and start is None):
+        if stuck or far or (reading == 0 and start is None):
             prices = _climb(candidates, prices)
         prices = _settle(candidates, prices, low, high)
     return best, codes
