@@ -77,6 +77,20 @@ def test_pieces_change_nothing(monkeypatch):
     np.testing.assert_array_equal(resolve_sinkhorn(codes, x, quantizer), whole)
 
 
+def test_groups_larger_than_the_last_codebook_stay_and_are_named(caplog, monkeypatch):
+    rng = np.random.default_rng(0)
+    quantizer = random_quantizer((2, 4), 2, rng)
+    codes = np.array([[0, 1]] * 5 + [[1, 2]] * 3)
+    x = rng.normal(size=(8, 2)).astype(np.float32)
+    with caplog.at_level(logging.WARNING, logger="itemic"):
+        balanced = resolve_sinkhorn(codes, x, quantizer)
+    np.testing.assert_array_equal(balanced[:5], codes[:5])
+    assert len(np.unique(balanced[5:], axis=0)) == 3
+    assert "sinkhorn leaves 5 items on 1 SIDs as they are: more than 4 items on one SID" in caplog.text
+    monkeypatch.setattr(itemic.sid.collisions.sinkhorn, "_MOST_CELLS", 11)
+    np.testing.assert_array_equal(resolve_sinkhorn(codes, x, quantizer), codes, "three items of four codes are 12")
+
+
 def test_what_remains_is_shared_and_said(caplog):
     rng = np.random.default_rng(0)
     quantizer = random_quantizer((3, 8), 3, rng)

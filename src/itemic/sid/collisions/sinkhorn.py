@@ -2,8 +2,13 @@
 
 Only the items that collide are looked at, each group by itself, so they may land on SIDs of others; and items with
 equal vectors stay together whatever is done. Knows nothing of files.
+
+Neural quantizers balance batches in training by a Sinkhorn of their own (``quantizers.vector_quantization``): one
+table in the log domain, float32, on the network's device. Here there are many small tables, done at once in float64,
+where plain sums are exact enough and faster.
 """
 
+import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +23,10 @@ _EPSILON = 0.003
 _NUM_ROUNDS = 20
 _NUM_ITERATIONS = 50
 _CELLS_AT_ONCE = 1 << 21
+_MOST_CELLS = 1 << 24
+"""Of one group's table, items times codes, eight bytes each: 128 MiB, of which there are a few copies."""
+
+log = logging.getLogger("itemic")
 
 
 def resolve_sinkhorn(
@@ -27,6 +36,10 @@ def resolve_sinkhorn(
 
     Up to 20 rounds: every group of items on one SID gets last codes by :func:`sinkhorn_assignment`. The round with
     the most distinct SIDs counts (MiniOneRec takes the last one), and a round that changes nothing ends it.
+
+    A group of more items than there are last codes cannot get a SID for each, and mostly holds items that are the
+    same: it stays as it is (MiniOneRec spreads it), and so does one whose table would have more than 2^24 cells.
+    A warning says how many items that are.
 
     Args:
         codes: What the quantizer gave each item.
@@ -41,6 +54,7 @@ def resolve_sinkhorn(
         if _num_distinct(again) > _num_distinct(best):
             best = again
         current = again
+    _warn_of_large_groups(best, quantizer.codebook_sizes[-1])
     return best.copy()
 
 
@@ -84,16 +98,33 @@ def _one_round(
 
 
 def _groups_of_one_size(codes: Int[np.ndarray, "N L"], num_codes: int) -> Iterator[Int[np.ndarray, "G n"]]:
-    """Yields the rows on each SID that several items have: groups of equal size at once, as memory allows."""
+    """Yields the rows on each SID that several items have: groups of equal size at once, none that is too large."""
     ids = same_row_ids(codes)
     counts = np.bincount(ids)
     order = np.argsort(ids, kind="stable")
     starts = np.cumsum(counts) - counts
-    for size in np.unique(counts[counts > 1]).tolist():
+    for size in np.unique(counts[(counts > 1) & (counts <= _most_items(num_codes))]).tolist():
         firsts = starts[counts == size]
         at_once = max(1, _CELLS_AT_ONCE // (size * num_codes))
         for first in range(0, len(firsts), at_once):
             yield order[firsts[first : first + at_once, None] + np.arange(size)]
+
+
+def _most_items(num_codes: int) -> int:
+    """Returns the size of the largest group that is looked at."""
+    return min(num_codes, _MOST_CELLS // num_codes)
+
+
+def _warn_of_large_groups(codes: Int[np.ndarray, "N L"], num_codes: int) -> None:
+    counts = np.bincount(same_row_ids(codes))
+    large = counts[counts > max(1, _most_items(num_codes))]
+    if len(large):
+        log.warning(
+            "collisions: sinkhorn leaves %d items on %d SIDs as they are: more than %d items on one SID are not parted",
+            large.sum(),
+            len(large),
+            _most_items(num_codes),
+        )
 
 
 def _num_distinct(codes: Int[np.ndarray, "N L"]) -> int:

@@ -1,6 +1,7 @@
 """Vector quantization as pure functions of tensors: which code, and how gradients pass the choice.
 
-Knows nothing of networks, levels, optimisers or devices.
+Knows nothing of networks, levels, optimisers or devices. Colliding items are balanced by a Sinkhorn of their own
+(``collisions.sinkhorn``): many small tables in float64 and without torch, not one of a batch on the network's device.
 """
 
 import math
