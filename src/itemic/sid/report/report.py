@@ -48,7 +48,7 @@ def render_sid_report(run: Run, *, seed: int = 0, max_items: int = 12_000) -> st
         __package__,
         {
             "own_style": read_asset(__package__, "sids.css"),
-            "script": read_asset(__package__, "sids.js"),
+            "script": read_asset(__package__, "tree.js") + read_asset(__package__, "sids.js"),
             "summary": describe_summary(found),
             "tree": tree,
             "tree_data": write_json_script(tree.data),
