@@ -54,13 +54,27 @@ def test_training_never_ends_worse_than_it_began():
     assert plus.history[-1].mse > plus.history[0].mse
 
 
+@pytest.mark.parametrize("base", [RQKMeansConfig(num_iterations=5), BalancedRQKMeansConfig()], ids=lambda c: c.kind)
+def test_uneven_codebooks_learn_from_half_precision_in_a_mapped_file(tmp_path, base):
+    x = vectors(num_items=200).astype(np.float16)
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    plus, plain = (
+        RQKMeansPlus((16, 64, 128), config(base=base, epochs=2)).fit(items, np.random.default_rng(0))
+        for items in (mapped, x.astype(np.float32))
+    )
+    assert [codebook.shape for codebook in plus.codebooks] == [(16, 6), (64, 6), (128, 6)]
+    np.testing.assert_array_equal(plus.encode(mapped), plain.encode(x.astype(np.float32)))
+    assert error(plus, x.astype(np.float32)) <= plus.history[0].mse * (1 + 1e-4)
+
+
 def test_a_start_is_gone_on_from():
     x = vectors()
     old = RQKMeansPlus(SIZES, config()).fit(x, np.random.default_rng(0))
     new = RQKMeansPlus(SIZES, config(epochs=2)).fit(x, np.random.default_rng(1), start=old)
     assert new.history[0].mse == pytest.approx(error(old, x), rel=1e-4)
     assert (new.encode(x) == old.encode(x)).mean() > 0.9
-    with pytest.raises(CatalogError, match="expected a rqkmeans-plus quantizer"):
+    with pytest.raises(CatalogError, match=r"cannot start from .* \(8, 8\): expected 'rqkmeans-plus' with \(8, 4\)"):
         RQKMeansPlus((8, 4), config()).fit(x, np.random.default_rng(1), start=old)
 
 

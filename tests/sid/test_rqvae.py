@@ -176,6 +176,27 @@ def test_other_number_formats_and_mapped_files_give_the_same_codes(tmp_path, dty
     np.testing.assert_array_equal(quantizer.encode(mapped), expected.encode(x.astype(np.float32)))
 
 
+def test_uneven_codebooks_learn_from_half_precision_in_a_mapped_file(tmp_path, monkeypatch):
+    # Blocks of 64 rows: the file is larger than one.
+    monkeypatch.setattr("itemic.sid.quantizers.row_batches._BLOCK_BYTES", 64 * 6 * 2)
+    x = clusters(num_items=200, noise=0.3)[0].astype(np.float16)
+    np.save(tmp_path / "x.npy", x)
+    quantizer = fit(np.load(tmp_path / "x.npy", mmap_mode="r"), sizes=(16, 64, 128), epochs=10)
+    assert [codebook.shape for codebook in quantizer.codebooks] == [(16, 4), (64, 4), (128, 4)]
+    codes = quantizer.encode(x)
+    assert (codes.max(axis=0) < (16, 64, 128)).all()
+    assert min(len(np.unique(column)) for column in codes.T) > 8
+    assert relative_error(quantizer, x.astype(np.float32)) < 0.5
+    quantizer.save(tmp_path / "quantizer.safetensors")
+    np.testing.assert_array_equal(load_quantizer(tmp_path / "quantizer.safetensors").encode(x), codes)
+
+
+def test_codebooks_cannot_be_written_to():
+    quantizer = fit(clusters()[0], epochs=1)
+    with pytest.raises(ValueError, match="read-only"):
+        quantizer.codebooks[0][0] = 9.0
+
+
 def test_long_inputs_are_coded_in_pieces_with_the_same_result(monkeypatch):
     x, _ = clusters(noise=0.3)
     quantizer = fit(x)
@@ -214,8 +235,10 @@ def test_a_start_is_gone_on_from_and_most_codes_stay():
 def test_a_start_that_does_not_fit_is_refused():
     x, _ = clusters()
     old = fit(x, epochs=1)
-    with pytest.raises(CatalogError, match=r"expected a rqvae quantizer with codebook sizes \(8, 5\), found rqvae"):
+    with pytest.raises(CatalogError, match=r"cannot start from .* \(8, 4\): expected 'rqvae' with \(8, 5\)"):
         fit(x, sizes=(8, 5), start=old)
+    with pytest.raises(CatalogError, match="has no codebooks yet; fit it first"):
+        fit(x, start=RQVAE((8, 4), RQVAEConfig(**SMALL)))
     with pytest.raises(CatalogError, match="not that of vectors 6 wide"):
         fit(x, hidden_sizes=(9,), start=old)
     with pytest.raises(CatalogError, match="not that of vectors 5 wide"):

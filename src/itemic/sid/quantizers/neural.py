@@ -16,7 +16,7 @@ from itemic.core.config import config_from_mapping
 from itemic.core.device import pick_device
 from itemic.core.errors import ArtifactError, CatalogError, ConfigError
 from itemic.sid.quantizers.protocol import Quantizer, check_codebook_sizes, pieces
-from itemic.sid.quantizers.residual import encode_residuals, squared_distances
+from itemic.sid.quantizers.residual import check_start, encode_residuals, squared_distances
 from itemic.sid.quantizers.row_batches import read_batch
 from itemic.sid.quantizers.rqvae_network import QuantizerNetwork
 from itemic.sid.quantizers.rqvae_progress import Progress
@@ -63,10 +63,14 @@ class NeuralQuantizer(ABC):
 
     @property
     def codebooks(self) -> tuple[Float[np.ndarray, "_ d"], ...]:
-        """Codebook vectors of each level, as wide as the latents; none before ``fit``."""
+        """Codebook vectors of each level, as wide as the latents, read-only; none before ``fit``."""
         if self._network is None:
             return ()
-        return tuple(codebook.detach().cpu().numpy() for codebook in self._network.codebooks)
+        arrays = tuple(codebook.detach().cpu().numpy() for codebook in self._network.codebooks)
+        for array in arrays:
+            # On a CPU they are the weights themselves.
+            array.flags.writeable = False
+        return arrays
 
     @abstractmethod
     def fit(
@@ -131,19 +135,18 @@ class NeuralQuantizer(ABC):
         """Returns a copy of the network of ``start`` to go on with.
 
         Raises:
-            CatalogError: if it is of another kind, size, width or architecture.
+            CatalogError: if it is of another kind, size, width or architecture, or is not fitted.
         """
-        if not isinstance(start, type(self)) or start.codebook_sizes != self._sizes:
-            raise CatalogError(
-                f"start: expected a {self.kind} quantizer with codebook sizes {self._sizes}, found "
-                f"{start.kind} with {start.codebook_sizes}; fit without start"
-            )
+        # The codebooks' width is that of latents; the vectors' is held against the weights below.
+        check_start(self, start, start.codebooks[0].shape[1] if start.codebooks else 0)
+        assert isinstance(start, NeuralQuantizer)
         network = self._make_network(width, torch.Generator())
         try:
             network.load_state_dict(start._fitted().state_dict())
         except RuntimeError:
             raise CatalogError(
-                f"start: its network is not that of vectors {width} wide under this config; fit without start"
+                f"cannot start from a quantizer whose network is not that of vectors {width} wide under this config; "
+                "leave out start to learn anew"
             ) from None
         return network.to(pick_device(self.config.device))
 
