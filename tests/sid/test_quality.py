@@ -121,3 +121,16 @@ def test_one_item_and_no_vectors_are_enough_for_figures():
     bare = measure_quality(codes, codes, (2, 1))
     assert bare["similarity"] is bare["distance_correlation"] is bare["neighbourhood"] is None
     assert bare["purity"] == {}
+
+
+def test_neighbours_in_the_log_are_looked_for_among_items_that_it_knows():
+    """Items 0, 1 go together in the log, as do 2, 3; nothing is known of 4; codes agree with the log on one pair."""
+    codes = np.array([[0, 0], [0, 1], [1, 0], [0, 2], [1, 1]])
+    log_vectors = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [0, 0]])
+    figures = measure_quality(codes, codes, (2, 3), log_vectors=log_vectors)["log_neighbourhood"]
+    assert figures["num_queries"] == 4
+    assert figures["k"] == 3
+    assert figures["by_length"][0]["recall"] == pytest.approx(6 / 12)
+    assert measure_quality(codes, codes, (2, 3))["log_neighbourhood"] is None
+    nothing = measure_quality(codes, codes, (2, 3), log_vectors=np.zeros((5, 2)))
+    assert nothing["log_neighbourhood"] is None

@@ -97,8 +97,9 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
         inputs["given_sids"] = run.require("given_sids.parquet", "prepare")
     if config.source == "embeddings" or run.path("embeddings.safetensors").exists():
         inputs["embeddings"] = run.require("embeddings.safetensors", "embed")
-    if config.needs_collaborative:
-        inputs["collaborative"] = require_collaborative(run.path("collaborative.safetensors"))
+    from_log = run.path("collaborative.safetensors")
+    if config.needs_collaborative or from_log.exists():
+        inputs["collaborative"] = require_collaborative(from_log)
 
     def work() -> dict[str, Any]:
         items = pl.read_parquet(inputs["items"])
@@ -122,6 +123,8 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
             coded.x,
             coded.quantizer,
             labels=read_labels(items, config.label_columns),
+            active=catalog.active,
+            log_vectors=_read_log_vectors(inputs.get("collaborative"), item_ids),
             rng=rng,
         )
         # The page of other codes.
@@ -138,6 +141,17 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
         seed=seed,
         force=force,
     )
+
+
+def _read_log_vectors(path: Path | None, item_ids: Sequence[str]) -> Float[np.ndarray, "N C"] | None:
+    """Returns what the log says of the items, for a figure only; None where it was said of other items."""
+    if path is None:
+        return None
+    try:
+        return read_collaborative(path, item_ids).vectors
+    except ArtifactError as error:
+        log.warning("%s. The neighbourhood in the log is left out", error)
+        return None
 
 
 def _keep_retired(catalog: Catalog, old: Path) -> Catalog:

@@ -35,6 +35,7 @@ def measure_quality(
     *,
     labels: Mapping[str, Labels] | None = None,
     active: Bool[np.ndarray, "N"] | None = None,
+    log_vectors: Float[np.ndarray, "N C"] | None = None,
     rng: np.random.Generator | None = None,
 ) -> dict[str, Any]:
     """Returns the figures of a catalog's codes, ready for JSON.
@@ -55,6 +56,8 @@ def measure_quality(
         labels: Labels of the items by name, "brand" say.
         active: Items that count, all by default; the others are left out of every figure, queries and neighbours
             included, as if they were not there. The vectors of those that count are copied where some do not.
+        log_vectors: A vector of each item from the log, zeros where it says nothing of one, for the neighbourhood in
+            the log; left out (null) without them.
         rng: Of the samples; seed 0 by default.
 
     Raises:
@@ -66,6 +69,7 @@ def measure_quality(
         rows = np.flatnonzero(active)
         codes_before, codes_after, x = codes_before[rows], codes_after[rows], None if x is None else x[rows]
         labels = {name: [column[row] for row in rows.tolist()] for name, column in (labels or {}).items()}
+        log_vectors = None if log_vectors is None else log_vectors[rows]
     rng = np.random.default_rng(0) if rng is None else rng
     num_common = min(codes_before.shape[1], codes_after.shape[1])
     ids = prefix_ids(codes_after)
@@ -80,6 +84,7 @@ def measure_quality(
         "prefixes": prefix_use(ids),
         "reconstruction": _reconstruction(codes_before, codes_after[:, :num_common], x, quantizer),
         "neighbourhood": None if x is None else _neighbourhood(ids, x, rng),
+        "log_neighbourhood": None if log_vectors is None else _log_neighbourhood(ids, log_vectors, rng),
         "similarity": None if x is None else prefix_similarity(ids, x, _NUM_PAIRS, rng),
         "distance_correlation": None if x is None else distance_correlation(codes_after, ids, x, _NUM_PAIRS, rng),
         "purity": {name: prefix_purity(ids, column, _NUM_SHUFFLES, rng) for name, column in (labels or {}).items()},
@@ -114,3 +119,11 @@ def _neighbourhood(
     queries = np.sort(rng.choice(len(x), size=num_queries, replace=False))
     nearest = nearest_items(x, queries, k)
     return {"k": k, "num_queries": len(queries), "by_length": neighbourhood_recall(ids, nearest, queries)}
+
+
+def _log_neighbourhood(
+    ids: Int[np.ndarray, "N L"], log_vectors: Float[np.ndarray, "N C"], rng: np.random.Generator
+) -> dict[str, Any] | None:
+    """Returns the same of the items that the log says something of, among themselves."""
+    known = np.flatnonzero(log_vectors.any(axis=1))
+    return _neighbourhood(ids[known], log_vectors[known], rng) if len(known) else None

@@ -196,6 +196,13 @@ def _vector_rows(quality: Mapping[str, Any]) -> Iterator[QualityRow]:
         meaning = "The most that prefixes of these sizes can reach; no prefix has room for all neighbours of its items."
         yield _row("… at most", [write_percent(one["ceiling"]) for one in values], meaning)
         yield _row("… times chance", [write_number(one["lift"]) for one in values], "Against codes dealt at random.")
+    # Catalogs of earlier versions do not have it.
+    in_log = quality.get("log_neighbourhood")
+    if in_log:
+        values = in_log["by_length"]
+        meaning = f"The same of the {in_log['k']} nearest items in the training log: the best sign of good rankings."
+        yield _row("Log neighbours", [write_percent(one["recall"]) for one in values], meaning)
+        yield _row("… times chance", [write_number(one["lift"]) for one in values], "Against codes dealt at random.")
     if alike:
         meaning = f"Mean cosine of two items with this prefix; {_write_cosine(alike[0])} for any two items."
         yield _row("Similarity", [_write_cosine(one) for one in alike[1:]], meaning)
