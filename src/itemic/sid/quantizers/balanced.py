@@ -45,6 +45,10 @@ _START_ITERATIONS = 5
 """k-means iterations at each number of dimensions before balancing begins."""
 
 
+_MOST_RENEWALS = 5
+"""Most rounds of a refit. Default: as residual k-means."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BalancedRQKMeansConfig:
     """Settings of balanced residual k-means."""
@@ -196,11 +200,30 @@ def _renew(
     """Returns what ``_balance`` does, as near as may be to centroids and prices of an earlier fit."""
     low, high = _bounds(len(x), len(centroids), tolerance)
     codes = encode_residuals(x, [centroids], [prices])[:, 0]
-    centroids = cluster_sums(x, codes, len(centroids)).worthwhile_means(centroids)
+    solution = None
+    for _ in range(_MOST_RENEWALS):
+        moved = cluster_sums(x, codes, len(centroids)).worthwhile_means(centroids)
+        if solution is not None and np.array_equal(moved, centroids):
+            break
+        solution = _priced_nearby(x, moved, prices, low, high)
+        centroids, prices, codes = solution.centroids, solution.prices, solution.codes
+    assert solution is not None
+    return solution
+
+
+def _priced_nearby(
+    x: Float[np.ndarray, "N D"],
+    centroids: Float[np.ndarray, "K D"],
+    prices: Float[np.ndarray, "K"],
+    low: int,
+    high: int,
+) -> _Priced:
+    """Returns what ``_priced`` does, with as few prices changed as may be."""
     if len(centroids) <= _MOST_EXACT:
         cost = _all_costs(x, centroids)
         near = nearby_prices(cost, prices, low, high)
-        codes = (cost + near).argmin(axis=1)
+        cost += near
+        codes = cost.argmin(axis=1)
         if _within(np.bincount(codes, minlength=len(centroids)), low, high):
             return _Priced(centroids=centroids, prices=near, codes=codes)
     return _priced(x, centroids, prices, low, high)

@@ -155,7 +155,8 @@ def _settle(candidates: _Candidates, prices: Float[np.ndarray, "K"], low: int, h
             if len(limits):
                 prices[code] = price_between(limits, prices[code], low, high)
     # Before all costs are read with them, not after: rounding could move a row from one code to the other.
-    return prices - prices.min()
+    prices -= prices.min()
+    return prices
 
 
 def _limits(
