@@ -203,7 +203,7 @@ def test_long_inputs_are_coded_in_pieces_with_the_same_result(monkeypatch):
     codes, decoded = quantizer.encode(x), quantizer.decode(quantizer.encode(x))
     costs = quantizer.distances(x, codes[:, :1])
 
-    def short_pieces(num_rows, rows_at_once=0):
+    def short_pieces(num_rows, rows_at_once=0, *, cells_a_row=1):
         return (slice(first, min(first + 7, num_rows)) for first in range(0, num_rows, 7))
 
     monkeypatch.setattr("itemic.sid.quantizers.neural.pieces", short_pieces)

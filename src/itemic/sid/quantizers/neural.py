@@ -86,7 +86,7 @@ class NeuralQuantizer(ABC):
         """Returns the squared distance, among latents, from what ``prefix`` leaves to each code of level l."""
         codebooks = self._fitted_codebooks()
         costs = np.empty((len(x), self._sizes[prefix.shape[1]]), dtype=np.float32)
-        for rows in pieces(len(x)):
+        for rows in pieces(len(x), cells_a_row=costs.shape[1]):
             residual = self._latents(x[rows]) - _sum_of_vectors(codebooks, prefix[rows])
             costs[rows] = squared_distances(residual, codebooks[prefix.shape[1]])
         return costs

@@ -67,7 +67,7 @@ class RQKMeansPlus(NeuralQuantizer):
         """Returns itself, after residual k-means and fine-tuning.
 
         Args:
-            x: What to learn from; read a batch at a time.
+            x: What to learn from; read in pieces, a mapped file in training by blocks (``row_batches``).
             rng: Of every random choice.
             start: An RQKMeansPlus of the same architecture to go on from in place of residual k-means, at a tenth of
                 the learning rate.

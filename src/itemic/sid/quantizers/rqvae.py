@@ -92,7 +92,7 @@ class RQVAE(NeuralQuantizer):
         Codebooks start from k-means on what the encoder first makes of the vectors.
 
         Args:
-            x: What to learn from; read a batch at a time.
+            x: What to learn from; read in pieces, a mapped file in training by blocks (``row_batches``).
             rng: Of every random choice.
             start: An RQVAE of the same architecture to go on from, at a tenth of the learning rate, so that most
                 codes keep their meaning.
