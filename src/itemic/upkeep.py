@@ -357,8 +357,16 @@ def _write_catalog(
     """Returns the stage's figures, which are those of the active items, after writing ``catalog/``."""
     config = _config(run, "tokenize", TokenizeConfig)
     labels = read_labels(items, config.label_columns)
+    known = _collaborative(new, catalog.item_ids)
     figures = measure_quality(
-        before, catalog.codes, catalog.codebook_sizes, x, quantizer, labels=labels, active=catalog.active
+        before,
+        catalog.codes,
+        catalog.codebook_sizes,
+        x,
+        quantizer,
+        labels=labels,
+        active=catalog.active,
+        log_vectors=None if known is None else known.vectors,
     )
     write_catalog(new.path("catalog"), catalog, before, quantizer, _transform(run), figures)
     return summarize(catalog, figures)

@@ -83,6 +83,8 @@ def test_joint_vectors(run_of: RunOf, additions: Path) -> None:
     run = run_of(stages="prepare,embed,collaborative,tokenize", vectors={"kind": "joint"})
     folders = check_upkeep(run, additions)
     catalog = Catalog.load(folders[-1] / "catalog")
+    for folder in (run, *folders):
+        assert json.loads((folder / "catalog" / "quality.json").read_text())["log_neighbourhood"]["num_queries"] > 0
     known = read_collaborative(folders[-1] / "collaborative.safetensors", catalog.item_ids)
     assert known.seen.tolist() == [True] * 20 + [False] * 4
     text = read_embeddings(folders[-1] / "embeddings.safetensors", catalog.item_ids)
