@@ -54,12 +54,13 @@ class TrainedRun:
             allow: The only ids or titles that may appear; None allows the whole catalogue.
 
         Raises:
-            DataError: if an id or title is not in the catalogue; the nearest titles are named.
+            DataError: if an id or title is not in the catalogue; the nearest titles are named. If an allowed item is
+                retired.
         """
         items = self.dataset.items
         past = find_items(items, history)
         forbidden = find_items(items, exclude) + ([] if self.dataset.keeps_repeats else past)
-        allowed = None if allow is None else [find_items(items, allow)]
+        allowed = None if allow is None else [self._recommendable(find_items(items, allow))]
         if k < 1:
             raise DataError(f"k must be at least 1, found {k}")
         lists = self.recommender.recommend([past], k, exclude=[forbidden], allow=allowed)
@@ -75,6 +76,12 @@ class TrainedRun:
             for rank, (index, probability) in enumerate(found, start=1)
             if index >= 0
         ]
+
+    def _recommendable(self, rows: list[int]) -> list[int]:
+        retired = [self.catalog.item_ids[row] for row in rows if not self.catalog.active[row]]
+        if retired:
+            raise DataError(f"{retired[0]!r} is retired and cannot be allowed (of those named: {len(retired)})")
+        return rows
 
 
 def load_trained(

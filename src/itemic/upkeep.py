@@ -156,8 +156,10 @@ def retire_from_run(folder: Path, queries: Sequence[str], out: Path) -> dict[str
     gone = [row for row in rows if not catalog.active[row]]
     if gone:
         raise DataError(f"item {catalog.item_ids[gone[0]]!r} is retired already (of those named: {len(gone)})")
-    if not rows or len(rows) == catalog.num_active:
-        raise DataError(f"{len(rows)} items to retire of {catalog.num_active}: expected some, and some that stay")
+    if not rows:
+        raise DataError("no items to retire: name their ids or titles (--items), or a text file of them (--file)")
+    if len(rows) == catalog.num_active:
+        raise DataError(f"all {len(rows)} active items would be retired: a catalog needs some that stay")
     smaller = catalog.remove(rows)
     with _new_run(run, out) as new:
         quantizer = _quantizer(run) if _has_quantizer(run) else None

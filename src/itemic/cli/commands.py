@@ -18,7 +18,7 @@ def _recommend(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="itemic recommend", description="Recommend items after one history.")
     parser.add_argument("--run", type=Path, required=True, help="run folder with a trained model")
     parser.add_argument("--history", nargs="*", default=[], help="item ids or titles, oldest first")
-    parser.add_argument("--k", type=int, default=10, help="number of items")
+    parser.add_argument("-k", "--k", type=int, default=10, help="number of items")
     parser.add_argument("--exclude", nargs="+", default=[], help="ids or titles that must not appear")
     parser.add_argument("--allow", nargs="+", help="the only ids or titles that may appear")
     parser.add_argument("--num-beams", type=int, default=50, help="beam width")

@@ -1,6 +1,7 @@
 """The commands that run stages: all of a recipe, one of them, or the two that a catalogue without a log needs."""
 
 import argparse
+import difflib
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,6 +142,10 @@ def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
         makers: dict[str, Any] = {field.name: field.default_factory for field in fields(Recipe)}
         makers |= {"align": makers["sft"], "collaborative": SvdVectorsConfig}
         _parse_section(makers[name](), name, common, rest)
+    if known.run is not None and name == "tokenize" and (known.run / "catalog").is_dir():
+        raise ConfigError(
+            f"{known.run}: was made of a catalogue alone and has no recipe; give --items or --embeddings again"
+        )
     raise ConfigError(f"expected --recipe FILE, or --run with a folder in which itemic {name} can find recipe.yaml")
 
 
@@ -149,6 +154,8 @@ def _parse_section(section: C, name: str, description: str, flags: list[str]) ->
     import tyro
 
     section = _with_chosen_types(section, "--", flags)
+    choices = [f"--{key}.kind: {', '.join(types)}." for key, types in tagged_types(type(section)).items()]
+    description = " ".join([description, *choices])
     parsed: C = tyro.cli(
         tyro.conf.AvoidSubcommands[type(section)],  # type: ignore[misc]
         default=section,
@@ -164,7 +171,12 @@ def _with_chosen_types(section: Any, prefix: str, flags: list[str]) -> Any:
     for key, types in tagged_types(type(section)).items():
         for tag in ("kind", "format"):
             chosen = _value_of(flags, f"{prefix}{key}.{tag}")
-            if chosen in types and chosen != getattr(getattr(section, key), tag, None):
+            if chosen is not None and chosen not in types:
+                nearest = difflib.get_close_matches(chosen, types, n=1, cutoff=0)[0]
+                raise ConfigError(
+                    f"{prefix}{key}.{tag} {chosen}: there are {', '.join(types)}; did you mean {nearest}?"
+                )
+            if chosen is not None and chosen != getattr(getattr(section, key), tag, None):
                 section = replace(section, **{key: types[chosen]()})
     for field in fields(section):
         nested = getattr(section, field.name)

@@ -127,6 +127,8 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
             log_vectors=_read_log_vectors(inputs.get("collaborative"), item_ids),
             rng=rng,
         )
+        if figures["reconstruction"] and figures["reconstruction"]["before"]["relative"] is None:
+            log.warning("tokenize: the vectors of all items are equal, so the codes mean nothing; check the embeddings")
         # The page of other codes.
         run.path("sids.html").unlink(missing_ok=True)
         write_catalog(run.path("catalog"), catalog, coded.codes, coded.quantizer, coded.transform, figures)
