@@ -99,7 +99,7 @@ def _facts(found: SidArtifacts) -> Iterator[Fact]:
 
 def _quality_facts(quality: Mapping[str, Any]) -> Iterator[Fact]:
     before, after = quality["collisions"]["before"], quality["collisions"]["after"]
-    note = f"{write_percent(after['rate'], 2)} in the catalog; at most {before['max_items']:,} items on one ID"
+    note = f"up to {before['max_items']:,} items on one ID; in the catalog {write_percent(after['rate'], 2)}"
     yield Fact(label="Collision rate as coded", value=write_percent(before["rate"], 2), note=note)
     yield Fact(label="Items moved", value=write_percent(quality["share_moved"]), note="to make IDs differ")
     errors = quality["reconstruction"]
