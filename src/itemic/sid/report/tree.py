@@ -15,7 +15,7 @@ from itemic.sid.report.groups import group_items
 
 __all__ = ["TreeSection", "describe_tree", "pick_rows"]
 
-_TITLE_CHARACTERS = 90
+_TITLE_CHARACTERS = 100
 _LEAST_PER_PREFIX = 4
 
 
