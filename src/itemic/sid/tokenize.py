@@ -97,9 +97,8 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
         inputs["given_sids"] = run.require("given_sids.parquet", "prepare")
     if config.source == "embeddings" or run.path("embeddings.safetensors").exists():
         inputs["embeddings"] = run.require("embeddings.safetensors", "embed")
-    from_log = run.path("collaborative.safetensors")
-    if config.needs_collaborative or from_log.exists():
-        inputs["collaborative"] = require_collaborative(from_log)
+    if config.needs_collaborative:
+        inputs["collaborative"] = require_collaborative(run.path("collaborative.safetensors"))
 
     def work() -> dict[str, Any]:
         items = pl.read_parquet(inputs["items"])
@@ -124,7 +123,7 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
             coded.quantizer,
             labels=read_labels(items, config.label_columns),
             active=catalog.active,
-            log_vectors=_read_log_vectors(inputs.get("collaborative"), item_ids),
+            log_vectors=coded.log_vectors,
             rng=rng,
         )
         if figures["reconstruction"] and figures["reconstruction"]["before"]["relative"] is None:
@@ -143,17 +142,6 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
         seed=seed,
         force=force,
     )
-
-
-def _read_log_vectors(path: Path | None, item_ids: Sequence[str]) -> Float[np.ndarray, "N C"] | None:
-    """Returns what the log says of the items, for a figure only; None where it was said of other items."""
-    if path is None:
-        return None
-    try:
-        return read_collaborative(path, item_ids).vectors
-    except ArtifactError as error:
-        log.warning("%s. The neighbourhood in the log is left out", error)
-        return None
 
 
 def _keep_retired(catalog: Catalog, old: Path) -> Catalog:
@@ -190,6 +178,8 @@ class _CodedItems:
     """What explains the codes; goes with ``x``."""
     transform: VectorTransform
     """What makes ``x`` of text embeddings."""
+    log_vectors: Float[np.ndarray, "N C"] | None = None
+    """What the log says of the items, where the codes were learned with it."""
 
 
 def _code_items(config: TokenizeConfig, inputs: Mapping[str, Path], item_ids: Sequence[str], seed: int) -> _CodedItems:
@@ -203,7 +193,7 @@ def _code_items(config: TokenizeConfig, inputs: Mapping[str, Path], item_ids: Se
     quantizer = make_quantizer(config.quantizer, config.codebook_sizes)
     from_log = None if known is None else known.vectors
     fit_quantizer(quantizer, x, derive_rng(seed, "tokenize"), collaborative=from_log)
-    return _CodedItems(codes=quantizer.encode(x), x=x, quantizer=quantizer, transform=transform)
+    return _CodedItems(codes=quantizer.encode(x), x=x, quantizer=quantizer, transform=transform, log_vectors=from_log)
 
 
 def _transformed(
