@@ -33,7 +33,8 @@ import torch
 from safetensors.numpy import load_file
 
 from itemic.core.allocator import tune_allocator
-from itemic.sid.quantizers import rqvae_progress, rqvae_training
+from itemic.sid.quality.use import entropy
+from itemic.sid.quantizers import rqvae_training
 from itemic.sid.quantizers.rqvae import COMPACT_HIDDEN_SIZES, RQVAE, RQVAEConfig
 from itemic.sid.quantizers.rqvae_progress import Progress
 
@@ -86,7 +87,7 @@ def measure_peer(model: Any, x: torch.Tensor, epoch: int) -> Progress:
         mse=float((decoded - x).square().mean()),
         collision_rate=1 - len(codes.unique(dim=0)) / len(x),
         num_used=tuple(len(column.unique()) for column in codes.T),
-        perplexity=tuple(rqvae_progress.perplexity(column.numpy()) for column in codes.T),
+        perplexity=tuple(math.exp(entropy(np.bincount(column.numpy()))) for column in codes.T),
     )
 
 

@@ -5,18 +5,23 @@ import pytest
 
 from itemic.core.errors import ArtifactError, CatalogError, DataError
 from itemic.core.files import write_arrays
-from itemic.sid import QUANTIZERS, Quantizer, RQKMeans, RQKMeansConfig, load_quantizer, resolve_unique
-from itemic.sid.quantizers import (
+from itemic.sid import (
+    QUANTIZERS,
     RQOPQ,
     RQVAE,
     BalancedRQKMeans,
     HierarchicalKMeans,
+    Quantizer,
+    RQKMeans,
+    RQKMeansConfig,
     RQKMeansFSQ,
     RQKMeansFSQConfig,
     RQKMeansPlus,
     RQKMeansPlusConfig,
     RQOPQConfig,
     RQVAEConfig,
+    load_quantizer,
+    resolve_unique,
 )
 
 SIZES = (8, 4, 6)

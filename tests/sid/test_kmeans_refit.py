@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from itemic.sid.quantizers import RQOPQ, BalancedRQKMeans, HierarchicalKMeans, RQKMeans, RQKMeansConfig, RQKMeansFSQ
+from itemic.sid import RQOPQ, BalancedRQKMeans, HierarchicalKMeans, RQKMeans, RQKMeansConfig, RQKMeansFSQ
 from itemic.sid.quantizers.kmeans import lloyd, renew_centroids
 
 SIZES = (16, 8, 6)

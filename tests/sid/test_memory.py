@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from itemic.sid.quantizers import (
+from itemic.sid import (
     RQOPQ,
     BalancedRQKMeans,
     BalancedRQKMeansConfig,
@@ -16,9 +16,8 @@ from itemic.sid.quantizers import (
     RQKMeansFSQ,
     RQKMeansFSQConfig,
     RQOPQConfig,
-    fsq,
-    hierarchical,
 )
+from itemic.sid.quantizers import fsq, hierarchical
 
 SIZES = (8, 6, 8)
 WIDTH = 64

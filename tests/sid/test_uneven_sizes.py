@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from itemic.sid.quantizers import RQOPQ, BalancedRQKMeans, HierarchicalKMeans, RQKMeans, RQKMeansFSQ, load_quantizer
+from itemic.sid import RQOPQ, BalancedRQKMeans, HierarchicalKMeans, RQKMeans, RQKMeansFSQ, load_quantizer
 
 KINDS = {kind.kind: kind for kind in (RQKMeans, BalancedRQKMeans, HierarchicalKMeans, RQOPQ, RQKMeansFSQ)}
 

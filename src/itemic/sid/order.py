@@ -5,7 +5,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Int
 
-__all__ = ["lexicographic_order", "run_starts", "same_row_ids"]
+__all__ = ["lexicographic_order", "num_distinct_rows", "run_starts", "same_row_ids"]
 
 
 def lexicographic_order(codes: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N"]:
@@ -46,3 +46,8 @@ def same_row_ids(codes: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N"]:
     ids = np.empty(len(codes), dtype=np.int64)
     ids[order] = np.cumsum(run_starts(codes[order])) - 1
     return ids
+
+
+def num_distinct_rows(codes: Int[np.ndarray, "N L"]) -> int:
+    """Returns how many different rows there are."""
+    return int(same_row_ids(codes).max()) + 1

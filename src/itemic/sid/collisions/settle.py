@@ -11,7 +11,7 @@ from itemic.core.errors import CatalogError
 from itemic.sid.collisions.sinkhorn import resolve_sinkhorn
 from itemic.sid.collisions.suffix import add_suffix, suffix_size
 from itemic.sid.collisions.unique import resolve_unique
-from itemic.sid.order import same_row_ids
+from itemic.sid.order import num_distinct_rows
 from itemic.sid.quantizers.protocol import Quantizer
 
 __all__ = ["CollisionStrategy", "SettledCodes", "settle_collisions"]
@@ -60,11 +60,12 @@ def settle_collisions(
         suffixed = add_suffix(codes, x, quantizer)
         sizes = (*codebook_sizes, suffix_size(suffixed[:, -1]))
         return SettledCodes(codes=suffixed, codebook_sizes=sizes, shares=False)
-    if _num_repeats(codes) == 0:
+    num_repeats = _num_repeats(codes)
+    if num_repeats == 0:
         return SettledCodes(codes=codes, codebook_sizes=codebook_sizes, shares=False)
     if x is None or quantizer is None:
         raise CatalogError(
-            f"the given SIDs collide (rate {_num_repeats(codes) / len(codes):.2%}) and making them unique needs "
+            f"the given SIDs collide (rate {num_repeats / len(codes):.2%}) and making them unique needs "
             "embeddings.safetensors; run itemic embed first, or set collisions: share"
         )
     if strategy == "unique":
@@ -77,11 +78,11 @@ def settle_collisions(
             "collisions: unique leaves none",
             remaining,
             len(codes),
-            _num_repeats(codes),
+            num_repeats,
         )
     return SettledCodes(codes=balanced, codebook_sizes=codebook_sizes, shares=remaining > 0)
 
 
 def _num_repeats(codes: Int[np.ndarray, "N L"]) -> int:
     """Returns N minus the number of distinct SIDs."""
-    return len(codes) - int(same_row_ids(codes).max()) - 1
+    return len(codes) - num_distinct_rows(codes)

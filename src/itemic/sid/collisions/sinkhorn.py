@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
-from itemic.sid.order import same_row_ids
+from itemic.sid.order import num_distinct_rows, same_row_ids
 from itemic.sid.quantizers.protocol import Quantizer
 
 __all__ = ["resolve_sinkhorn", "sinkhorn_assignment"]
@@ -51,7 +51,7 @@ def resolve_sinkhorn(
         again = _one_round(current, x, quantizer)
         if np.array_equal(again, current):
             break
-        if _num_distinct(again) > _num_distinct(best):
+        if num_distinct_rows(again) > num_distinct_rows(best):
             best = again
         current = again
     _warn_of_large_groups(best, quantizer.codebook_sizes[-1])
@@ -125,7 +125,3 @@ def _warn_of_large_groups(codes: Int[np.ndarray, "N L"], num_codes: int) -> None
             len(large),
             _most_items(num_codes),
         )
-
-
-def _num_distinct(codes: Int[np.ndarray, "N L"]) -> int:
-    return int(same_row_ids(codes).max()) + 1

@@ -23,7 +23,7 @@ from itemic.sid.quantizers.rqvae_training import (
 __all__ = ["COMPACT_HIDDEN_SIZES", "RQVAE", "RQVAEConfig"]
 
 COMPACT_HIDDEN_SIZES = (768, 256)
-"""For CPUs: a fifth of the default's cost an epoch, at a larger error after as many epochs (docs/semantic_ids.md)."""
+"""For CPUs: a fifth of the default's cost an epoch, at a larger error after as many epochs (docs/quantizers.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,19 +4,21 @@ Knows nothing of how it is trained.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from itemic.sid.order import same_row_ids
+from itemic.sid.order import num_distinct_rows
+from itemic.sid.quality.use import entropy
 from itemic.sid.quantizers.protocol import pieces
 from itemic.sid.quantizers.row_batches import read_batch
 from itemic.sid.quantizers.rqvae_network import QuantizerNetwork
 
-__all__ = ["Progress", "measure", "perplexity", "warn_of_collapse"]
+__all__ = ["Progress", "measure", "warn_of_collapse"]
 
 log = logging.getLogger("itemic")
 
@@ -53,20 +55,14 @@ def measure(network: QuantizerNetwork, x: Float[np.ndarray, "N D"], epoch: int) 
         squared_error += float((network.decode(quantized.total) - batch).square().sum())
         codes.append(quantized.codes.cpu().numpy())
     table = np.concatenate(codes)
+    counts = [np.bincount(column) for column in table.T]
     return Progress(
         epoch=epoch,
         mse=squared_error / x.size,
-        collision_rate=1 - len(np.unique(same_row_ids(table))) / len(table),
-        num_used=tuple(len(np.unique(column)) for column in table.T),
-        perplexity=tuple(perplexity(column) for column in table.T),
+        collision_rate=1 - num_distinct_rows(table) / len(table),
+        num_used=tuple(int(np.count_nonzero(level)) for level in counts),
+        perplexity=tuple(math.exp(entropy(level)) for level in counts),
     )
-
-
-def perplexity(column: Int[np.ndarray, "N"]) -> float:
-    """Returns exp(−Σ p ln p) over the share p of the items on each code."""
-    shares = np.bincount(column) / len(column)
-    shares = shares[shares > 0]
-    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def warn_of_collapse(progress: Progress, sizes: Sequence[int]) -> None:
