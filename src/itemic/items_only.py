@@ -53,16 +53,17 @@ def tokenize_items(
     embed_config = embed_config or EmbedConfig()
     if items is None and not embed_config.vectors:
         raise ConfigError("expected a table of items, a file of vectors, or both")
-    table = read_items(items) if items is not None else _untitled(embed_config)
-    _check_before_writing(table, config, embed_config, run, force=force)
+    vector_ids = _vector_ids(embed_config)
+    table = _untitled(vector_ids) if items is None else read_items(items)
+    _check_before_writing(table, config, run, force=force)
+    if embed_config.vectors:
+        find_rows(table["item_id"].to_list(), vector_ids, embed_config.vectors)
     _write_dataset(table, items or Path(embed_config.vectors), run)
     embed(embed_config, run, seed=seed, force=force)
     return tokenize(config, run, seed=seed, force=force)
 
 
-def _check_before_writing(
-    table: pl.DataFrame, config: TokenizeConfig, embed_config: EmbedConfig, run: Run, *, force: bool
-) -> None:
+def _check_before_writing(table: pl.DataFrame, config: TokenizeConfig, run: Run, *, force: bool) -> None:
     """Raises for what would fail later, when the folder has been changed and hours of encoding have passed."""
     path = run.path("dataset") / "dataset.json"
     if path.exists() and read_json(path).get("split") != _PROTOCOL:
@@ -80,18 +81,17 @@ def _check_before_writing(
             f"codebook_sizes {config.codebook_sizes}: a level has more codes than the {table.height} items to learn "
             f"from; set at most {table.height} a level"
         )
-    if embed_config.vectors:
-        ids, _ = read_vectors(Path(embed_config.vectors), _ids_path(embed_config))
-        find_rows(table["item_id"].to_list(), ids, embed_config.vectors)
 
 
-def _ids_path(config: EmbedConfig) -> Path | None:
-    return Path(config.vector_ids) if config.vector_ids else None
+def _vector_ids(config: EmbedConfig) -> list[str]:
+    """Returns the item ids of the vectors made elsewhere; none where texts are encoded."""
+    if not config.vectors:
+        return []
+    return read_vectors(Path(config.vectors), Path(config.vector_ids) if config.vector_ids else None)[0]
 
 
-def _untitled(config: EmbedConfig) -> pl.DataFrame:
-    ids, _ = read_vectors(Path(config.vectors), _ids_path(config))
-    return pl.DataFrame({"item_id": ids, "title": "", "description": ""}).with_row_index("item_index")
+def _untitled(item_ids: list[str]) -> pl.DataFrame:
+    return pl.DataFrame({"item_id": item_ids, "title": "", "description": ""}).with_row_index("item_index")
 
 
 def _write_dataset(items: pl.DataFrame, source: Path, run: Run) -> None:

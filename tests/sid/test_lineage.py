@@ -17,8 +17,10 @@ def check(catalog, trained, **changes):
     check_trained_on(catalog, trained.version, **options)
 
 
-def test_the_very_catalog_is_fine():
-    check(small_catalog(), small_catalog())
+def test_the_very_catalog_is_fine(caplog):
+    with caplog.at_level(logging.WARNING, logger="itemic"):
+        check(small_catalog(), small_catalog())
+    assert caplog.text == ""
 
 
 def test_one_that_grew_is_refused_with_what_changed_and_allowed_when_told(caplog):

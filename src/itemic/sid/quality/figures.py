@@ -42,7 +42,7 @@ def measure_quality(
 
     ``collisions`` and ``reconstruction`` are given ``before`` and ``after`` the collisions were resolved;
     ``share_moved`` is the share of items of which a code changed (a level that was added moves nobody); everything
-    else describes the codes after. Each figure is explained where it is computed, all in docs/semantic_ids.md.
+    else describes the codes after. Each figure is explained where it is computed, all in docs/sid_quality.md.
     Neighbours are those of all items up to 4,096, of as many drawn at random in a larger catalog, and of fewer (never
     under 1,000) past 120,000 items, so that the time stays bounded; they are always looked for among all
     items that count. Similarities and distances are those of 20,000 random pairs a prefix length.
