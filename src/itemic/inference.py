@@ -10,8 +10,8 @@ from itemic.core.device import pick_device
 from itemic.core.errors import ArtifactError, DataError
 from itemic.core.run import Run
 from itemic.data.lookup import find_items
-from itemic.decode.beam import Normalization
 from itemic.decode.recommender import LanguageModelRecommender, top_probabilities
+from itemic.decode.walk import Normalization
 from itemic.language.prompts import PROMPT_VERSION, Renderer
 from itemic.model.sid_model import SidModel
 from itemic.sid.catalog import Catalog

@@ -10,7 +10,7 @@ from itemic.baselines.item_vectors import CollaborativeConfig
 from itemic.core.config import config_from_mapping, read_yaml
 from itemic.core.errors import ConfigError
 from itemic.data.prepare import PrepareConfig
-from itemic.decode.beam import Normalization
+from itemic.decode.walk import Normalization
 from itemic.embed.embed import EmbedConfig
 from itemic.evaluate.protocol import EvaluateConfig
 from itemic.evaluate.report.report import ReportConfig

@@ -22,6 +22,8 @@ __all__ = ["ItemFilter"]
 class ItemFilter:
     """A list of items for each request, either the only ones allowed or those that are not."""
 
+    trie: Trie
+    """The tree whose slots are meant."""
     listed: Int[Tensor, "B E"]
     """For each request the listed slots, ascending, filled up with the number of slots."""
     are_allowed: bool
@@ -51,14 +53,21 @@ class ItemFilter:
         start = np.searchsorted(request, np.arange(num_requests + 1))
         listed = np.full((num_requests, np.diff(start).max(initial=0)), trie.num_items, dtype=np.int32)
         listed[request, np.arange(len(keys)) - start[request]] = slot
-        return cls(torch.from_numpy(listed).to(trie.item_of_slot.device), are_allowed=allow is not None)
+        return cls(trie, torch.from_numpy(listed).to(trie.item_of_slot.device), are_allowed=allow is not None)
 
     def select(self, requests: Int[Tensor, "b"]) -> "ItemFilter":
         """Returns the filter of some requests, in their order."""
-        return ItemFilter(self.listed[requests], self.are_allowed)
+        return ItemFilter(self.trie, self.listed[requests], self.are_allowed)
 
-    def num_allowed(self, first: Int[Tensor, "B *shape"], last: Int[Tensor, "B *shape"]) -> Int[Tensor, "B *shape"]:
-        """Returns how many items each request may get from the slots ``first`` to ``last - 1``."""
+    def num_allowed(self, depth: int, node: Int[Tensor, "B *shape"]) -> Int[Tensor, "B *shape"]:
+        """Returns how many items below nodes at ``depth`` each request may get."""
+        return self._num_between(*self.trie.slots(depth, node))
+
+    def allows(self, slot: Int[Tensor, "B *shape"]) -> Bool[Tensor, "B *shape"]:
+        """Returns whether each request may get the item at a slot."""
+        return self._num_between(slot, slot + 1) > 0
+
+    def _num_between(self, first: Int[Tensor, "B *shape"], last: Int[Tensor, "B *shape"]) -> Int[Tensor, "B *shape"]:
         num_listed = self._rank(last) - self._rank(first)
         return num_listed if self.are_allowed else last - first - num_listed
 
@@ -66,10 +75,6 @@ class ItemFilter:
         """Returns how many listed slots lie before a slot."""
         rank = torch.searchsorted(self.listed, slot.flatten(1).contiguous(), out_int32=True)
         return rank.view(slot.shape)
-
-    def allows(self, slot: Int[Tensor, "B *shape"]) -> Bool[Tensor, "B *shape"]:
-        """Returns whether each request may get the item at a slot."""
-        return self.num_allowed(slot, slot + 1) > 0
 
 
 def _keys(trie: Trie, num_requests: int, lists: Histories | None, what: str) -> Int[np.ndarray, "_"]:

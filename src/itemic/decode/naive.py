@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itemic.decode.beam import Normalization
 from itemic.decode.policy import Policy
+from itemic.decode.walk import Normalization
 
 __all__ = ["naive_beam_search", "score_catalog"]
 

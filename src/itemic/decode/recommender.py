@@ -9,10 +9,11 @@ from torch import Tensor
 
 from itemic.core.errors import DataError
 from itemic.core.ranking import Histories, Recommendations, check_histories
-from itemic.decode.beam import BeamResult, Normalization, constrained_beam_search
+from itemic.decode.beam import BeamResult, constrained_beam_search
 from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import CatalogPolicy
 from itemic.decode.trie import Trie
+from itemic.decode.walk import Normalization
 from itemic.sid.catalog import Catalog
 from itemic.sid.lineage import check_trained_on
 

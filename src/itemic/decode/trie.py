@@ -126,6 +126,11 @@ class Trie:
         """Returns the first slot below nodes at ``depth`` and the one after the last."""
         return self.slot_start[depth][node], self.slot_start[depth][node + 1]
 
+    def num_items_below(self, depth: int, node: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """Returns the number of items below nodes at ``depth``."""
+        first, last = self.slots(depth, node)
+        return last - first
+
     def to(self, device: torch.device) -> "Trie":
         """Returns the tree with its arrays on ``device``."""
         return replace(

@@ -1,0 +1,157 @@
+"""The way down the trie with a batch of prompts, one level at a time; every search over semantic IDs goes it.
+
+The prompts fill the cache; then every level appends its live nodes to the same cache, one token a node, and a mask
+lets a node see its prompt and its own ancestors only. So nothing is copied, re-ordered or padded for a beam, and the
+head is asked for one level's codes. Knows which children there are and what they score, not which of them to take:
+that is the search's (``beam``, ``stochastic``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from itemic.core.errors import CatalogError, ConfigError
+from itemic.decode.filters import ItemFilter
+from itemic.decode.policy import Policy
+from itemic.decode.prefill import PromptBatch, read_prompts
+from itemic.decode.scoring import VocabularyNormalizer, legal_normalizer, widen
+from itemic.decode.trie import Trie
+
+__all__ = ["Candidates", "Nodes", "Normalization", "TreeWalker", "Walk"]
+
+Normalization = Literal["legal", "full"]
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """W nodes of one depth for each prompt, in the order in which the search took them."""
+
+    node: Int[Tensor, "B W"]
+    logprob: Float[Tensor, "B W"]
+    """Sum of the log-probabilities of a node's codes; -inf for a column that is no node at all."""
+    num_items: Int[Tensor, "B W"]
+    """Number of allowed items below a node."""
+    parent: Int[Tensor, "B W"]
+    """Column, one depth above, that a node continues."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The children of a depth's nodes, C columns for each node."""
+
+    node: Int[Tensor, "B W C"]
+    logprob: Float[Tensor, "B W C"]
+    """Sum of the log-probabilities of a node's codes; -inf where it is no child or leads to no allowed item."""
+    num_items: Int[Tensor, "B W C"]
+    """Number of allowed items below a node."""
+
+    def at(self, place: Int[Tensor, "B V"]) -> Nodes:
+        """Returns the candidates at places of the flattened W * C columns."""
+        node, logprob, num_items = (
+            column.flatten(1).gather(1, place) for column in (self.node, self.logprob, self.num_items)
+        )
+        return Nodes(node, logprob, num_items, parent=place // self.node.shape[-1])
+
+
+class TreeWalker:
+    """A model, a tree and a normalisation: whatever all walks share."""
+
+    def __init__(self, policy: Policy, trie: Trie, normalize: Normalization) -> None:
+        """Moves the tree to the model's device.
+
+        Args:
+            policy: The model, in evaluation mode.
+            trie: The semantic IDs.
+            normalize: ``legal``: log p is over the codes that continue a semantic ID of the tree. ``full``: over the
+                whole vocabulary, as the reference scores.
+
+        Raises:
+            ConfigError: if the normalisation does not exist.
+            CatalogError: if the policy speaks other codebooks than the tree's.
+        """
+        if normalize not in get_args(Normalization):
+            raise ConfigError(f"normalize {normalize!r}: expected legal or full")
+        spoken = policy.sid_tokens.spelling.codebook_sizes
+        if spoken != trie.codebook_sizes:
+            raise CatalogError(f"the model speaks codebooks of {spoken} codes, the catalog has {trie.codebook_sizes}")
+        self.policy = policy
+        self.trie = trie.to(policy.device)
+        self.vocabulary_normalizer = VocabularyNormalizer(policy) if normalize == "full" else None
+        self.level_ids = [torch.from_numpy(ids).to(policy.device) for ids in policy.sid_tokens.level_ids]
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> PromptBatch:
+        """Returns the prompts in a cache; each must end where a SID's first code follows."""
+        return read_prompts(self.policy, prompts)
+
+    def start(self, prompts: PromptBatch, allowed: ItemFilter | None = None) -> "Walk":
+        """Returns a walk that stands at the root; its cache is the prompts' own, which it extends.
+
+        Args:
+            prompts: What the model has read.
+            allowed: Items that each prompt may lead to; all where None.
+        """
+        return Walk(self, prompts, allowed)
+
+
+class Walk:
+    """One batch of prompts on its way from the root to the leaves."""
+
+    def __init__(self, walker: TreeWalker, prompts: PromptBatch, allowed: ItemFilter | None) -> None:
+        self._walker = walker
+        self._allowed = allowed
+        self._prompts = prompts
+        self._cache: Any = prompts.cache
+        self._hidden: Float[Tensor, "B W D"] = prompts.hidden[:, None]
+        root = torch.zeros_like(prompts.length)[:, None]
+        self._sees = torch.zeros(len(root), 1, 0, dtype=torch.bool, device=root.device)
+        self.depth = 0
+        self.nodes = Nodes(root, torch.zeros_like(root, dtype=widen(self._hidden).dtype), num_items=root, parent=root)
+        """Where the walk stands."""
+
+    def candidates(self) -> Candidates:
+        """Returns the children of the nodes it stands on, with their scores."""
+        walker, trie = self._walker, self._walker.trie
+        node, is_child = trie.children(self.depth, self.nodes.node)
+        logits = widen(walker.policy.logits(self._hidden, walker.level_ids[self.depth]))
+        child_logits = logits.gather(-1, trie.codes[self.depth][node].long())
+        if walker.vocabulary_normalizer is None:
+            normalizer = legal_normalizer(child_logits, is_child)
+        else:
+            normalizer = walker.vocabulary_normalizer(self._hidden)
+        if self._allowed is None:
+            num_items = trie.num_items_below(self.depth + 1, node)
+        else:
+            num_items = self._allowed.num_allowed(self.depth + 1, node)
+        num_items = num_items * is_child
+        logprob = self.nodes.logprob[..., None] + (child_logits - normalizer[..., None])
+        return Candidates(node, logprob.masked_fill(num_items == 0, -torch.inf), num_items)
+
+    def take(self, nodes: Nodes) -> None:
+        """Goes to some of the candidates, one depth down; their codes are read unless they are leaves."""
+        self._sees = _see_self_and_ancestors(self._sees, nodes.parent)
+        self.nodes = nodes
+        self.depth += 1
+        if self.depth < self._walker.trie.num_levels:
+            self._read_codes()
+
+    def _read_codes(self) -> None:
+        """Appends the nodes' last codes to the cache and makes the hidden states after them."""
+        walker, prompts = self._walker, self._prompts
+        B, W = self.nodes.node.shape
+        level = self.depth - 1
+        ids = walker.level_ids[level][walker.trie.codes[level][self.nodes.node].long()]
+        positions = (prompts.length + level)[:, None].expand(B, W)
+        mask = torch.cat([prompts.is_token[:, None].expand(B, W, -1), self._sees], dim=-1)
+        self._hidden, self._cache = walker.policy.hidden(ids, mask[:, None], positions, self._cache, use_cache=True)
+
+
+def _see_self_and_ancestors(sees: Bool[Tensor, "B V T"], parent: Int[Tensor, "B W"]) -> Bool[Tensor, "B W U"]:
+    """Returns which appended tokens each new node sees: those that its parent saw, and its own."""
+    B, W = parent.shape
+    inherited = sees.gather(1, parent[..., None].expand(B, W, sees.shape[-1]))
+    own = torch.eye(W, dtype=torch.bool, device=parent.device).expand(B, W, W)
+    return torch.cat([inherited, own], dim=-1)
