@@ -8,6 +8,7 @@ from itemic.core.allocator import tune_allocator
 from itemic.core.dataset import Dataset
 from itemic.core.device import pick_device
 from itemic.core.errors import ArtifactError, DataError
+from itemic.core.ranking import Histories, Recommendations
 from itemic.core.run import Run
 from itemic.data.lookup import find_items
 from itemic.decode.recommender import LanguageModelRecommender, top_probabilities
@@ -59,11 +60,9 @@ class TrainedRun:
         """
         items = self.dataset.items
         past = find_items(items, history)
-        forbidden = find_items(items, exclude) + ([] if self.dataset.keeps_repeats else past)
+        forbidden = find_items(items, exclude)
         allowed = None if allow is None else [self._recommendable(find_items(items, allow))]
-        if k < 1:
-            raise DataError(f"k must be at least 1, found {k}")
-        lists = self.recommender.recommend([past], k, exclude=[forbidden], allow=allowed)
+        lists = self.recommend_many([past], k, exclude=[forbidden], allow=allowed)
         found = zip(lists.item_index[0].tolist(), top_probabilities(lists)[0].tolist(), strict=True)
         return [
             RecommendedItem(
@@ -76,6 +75,28 @@ class TrainedRun:
             for rank, (index, probability) in enumerate(found, start=1)
             if index >= 0
         ]
+
+    def recommend_many(
+        self, histories: Histories, k: int, exclude: Histories | None = None, allow: Histories | None = None
+    ) -> Recommendations:
+        """Returns the ``k`` best items after each history, all as item indices.
+
+        Items of the history are left out where the dataset holds no repeats.
+
+        Args:
+            histories: For each user the item indices of the past, oldest first; may be empty.
+            k: Number of items.
+            exclude: For each user items that must not appear.
+            allow: For each user the only items that may appear; None allows the whole catalogue.
+
+        Raises:
+            DataError: if an item index is not in the catalogue or ``k`` is less than 1.
+        """
+        if exclude is not None and len(exclude) != len(histories):
+            raise DataError(f"exclude has {len(exclude)} lists for {len(histories)} histories")
+        if not self.dataset.keeps_repeats:
+            exclude = [[*items, *past] for items, past in zip(exclude or [()] * len(histories), histories, strict=True)]
+        return self.recommender.recommend(histories, k, exclude, allow)
 
     def _recommendable(self, rows: list[int]) -> list[int]:
         retired = [self.catalog.item_ids[row] for row in rows if not self.catalog.active[row]]
