@@ -1,8 +1,9 @@
 """A trained run, ready to recommend: dataset, catalog and model of a run folder behind ids and titles."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from itemic.core.allocator import tune_allocator
 from itemic.core.dataset import Dataset
@@ -40,6 +41,8 @@ class TrainedRun:
     catalog: Catalog
     renderer: Renderer
     recommender: LanguageModelRecommender
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """What its answers follow from beside the request: equal identities give equal lists, but for rounding."""
 
     def recommend(
         self, history: Sequence[str], k: int = 10, *, exclude: Sequence[str] = (), allow: Sequence[str] | None = None
@@ -156,12 +159,22 @@ def load_trained(
         allow_catalog_change=allow_catalog_change,
     )
     renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
-    return TrainedRun(dataset, catalog, renderer, recommender)
+    made_of = {"num_beams": num_beams, "normalize": normalize, "catalog": catalog.version, **_output_hashes(run)}
+    return TrainedRun(dataset, catalog, renderer, recommender, made_of)
+
+
+def _output_hashes(run: Run) -> dict[str, str]:
+    """Returns the hashes of dataset and model that the manifest has."""
+    return {name: _entry(run, stage)["outputs"][name] for name, stage in (("dataset", "prepare"), ("model", "sft"))}
 
 
 def _max_history(run: Run) -> int:
     """Returns the longest history the model was trained with; longer ones are cut to their last items."""
-    entry = run.manifest()["stages"].get("sft")
+    return int(_entry(run, "sft")["config"]["max_history"])
+
+
+def _entry(run: Run, stage: str) -> dict[str, Any]:
+    entry: dict[str, Any] | None = run.manifest()["stages"].get(stage)
     if entry is None:
-        raise ArtifactError(f"{run.manifest_path}: no entry for sft; run itemic sft again")
-    return int(entry["config"]["max_history"])
+        raise ArtifactError(f"{run.manifest_path}: no entry for {stage}; run itemic {stage} again")
+    return entry

@@ -73,6 +73,11 @@ class LanguageModelRecommender:
         self._normalize: Normalization = normalize
         self._batch_size = batch_size
 
+    @property
+    def batch_size(self) -> int:
+        """Prompts decoded at once; a call with a multiple of it wastes nothing."""
+        return self._batch_size
+
     def recommend(
         self, histories: Histories, k: int, exclude: Histories | None = None, allow: Histories | None = None
     ) -> Recommendations:
