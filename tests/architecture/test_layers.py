@@ -31,7 +31,7 @@ BELOW["cli"] = BELOW["pipeline"] | {"pipeline", "upkeep", "items_only"}
 BELOW["__init__"] = {"core", "inference", "pipeline", "recipe"}
 
 ADAPTERS = {
-    "transformers": {"model/backbone.py", "embed/hugging_face.py"},
+    "transformers": {"model/backbone.py", "embed/hugging_face.py", "decode/hugging_face.py"},
     "tokenizers": {"model/backbone.py", "model/vocabulary.py"},
     "peft": {"model/adapters.py"},
     "accelerate": {"train/loop.py"},

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from itemic.language.spelling import Spelling
+from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer
 from itemic.sid import Catalog
 
 
@@ -82,5 +83,47 @@ def make_catalog() -> Callable[..., Catalog]:
     def make(codes: Any, sizes: Sequence[int], **options: Any) -> Catalog:
         codes = np.asarray(codes)
         return Catalog(codes, [f"i{row}" for row in range(len(codes))], sizes, **options)
+
+    return make
+
+
+def make_gemma2(vocab_size: int) -> torch.nn.Module:
+    """One layer with a window shorter than the prompts and one without, logits bounded by a soft cap."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        intermediate_size=48,
+        sliding_window=6,
+        attn_implementation="eager",
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    torch.manual_seed(0)
+    return Gemma2ForCausalLM(config)
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., SidModel]:
+    """A tiny network over SID tokens whose logits are far apart: ``qwen3``, or ``gemma2`` for windows and soft caps."""
+
+    def make(kind: str, sizes: Sequence[int], style: str = "wrapped") -> SidModel:
+        spelling = Spelling.of(style, sizes)
+        tokenizer = make_sid_tokenizer(spelling)
+        if kind == "qwen3":
+            shape = DecoderConfig(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=48)
+            network = make_decoder(shape, len(tokenizer), np.random.default_rng(0))
+        else:
+            network = make_gemma2(len(tokenizer))
+        with torch.no_grad():
+            network.get_input_embeddings().weight.normal_(generator=torch.Generator().manual_seed(0))
+        facts = {"prompt_mode": "sid-only", "prompt_version": "1", "catalog_version": ""}
+        return SidModel(network.eval(), tokenizer, spelling, **facts)
 
     return make
