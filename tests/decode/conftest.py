@@ -53,6 +53,9 @@ class FakePolicy:
         states = torch.tanh(weight @ values + self.embedding[input_ids] * 0.5)
         return states, (values, positions) if use_cache else None
 
+    def repeat_cache(self, cache: Any, num_rows: int) -> Any:
+        return tuple(each.expand(num_rows, *each.shape[1:]) for each in cache)
+
     def logits(
         self, hidden: Float[Tensor, "*batch D"], token_ids: Int[Tensor, "n"] | None = None
     ) -> Float[Tensor, "*batch n"]:

@@ -6,6 +6,7 @@ import torch
 
 from itemic.decode import LanguageModelRecommender, Trie, constrained_beam_search
 from itemic.decode.naive import naive_beam_search
+from itemic.decode.prefill import PrefixMemory
 from itemic.language import Renderer, Spelling
 from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer
 
@@ -69,6 +70,22 @@ def test_lists_are_identical_to_the_naive_search(model, codes, prompts, normaliz
         expected = naive_beam_search(model, prompt, sids, NUM_BEAMS, normalize)
         assert [sids[leaf] for leaf in result.leaf[row].tolist()] == [sid for sid, _ in expected]
         np.testing.assert_allclose(result.logprob[row], [score for _, score in expected], rtol=0, atol=2e-5)
+
+
+def test_a_shared_beginning_leaves_the_naive_lists(model, codes, prompts) -> None:
+    """The beginning is longer than the sliding window, and one beam's own tokens are fewer than it."""
+    beginning = [*prompts[3], *prompts[0][1:]] * 3
+    longer = [beginning + prompt[1:] for prompt in prompts]
+    memory = PrefixMemory(model)
+    sids = list(map(tuple, codes.tolist()))
+    trie = Trie.from_codes(codes, SIZES)
+    for _ in range(2):
+        result = constrained_beam_search(model, longer, trie, NUM_BEAMS, "full", batch_size=2, memory=memory)
+        assert memory.num_shared(longer) >= len(beginning)
+        for row, prompt in enumerate(longer):
+            expected = naive_beam_search(model, prompt, sids, NUM_BEAMS, "full")
+            assert [sids[leaf] for leaf in result.leaf[row].tolist()] == [sid for sid, _ in expected]
+            np.testing.assert_allclose(result.logprob[row], [score for _, score in expected], rtol=0, atol=2e-5)
 
 
 def test_half_precision_runs_and_scores_in_float32(model, codes, prompts) -> None:

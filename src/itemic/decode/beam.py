@@ -10,7 +10,7 @@ from torch import Tensor
 from itemic.core.errors import ConfigError
 from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import Policy
-from itemic.decode.prefill import PromptBatch, check_prompts, in_batches
+from itemic.decode.prefill import PrefixMemory, PromptBatch, check_prompts
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Candidates, Nodes, Normalization, TreeWalker
 
@@ -42,6 +42,7 @@ def constrained_beam_search(
     allowed: ItemFilter | None = None,
     *,
     batch_size: int = 16,
+    memory: PrefixMemory | None = None,
 ) -> BeamResult:
     """Returns the leaves that a beam search of width ``num_beams`` reaches for each prompt.
 
@@ -58,7 +59,9 @@ def constrained_beam_search(
         num_beams: Width W.
         normalize: ``legal`` or ``full``.
         allowed: Items that each prompt may lead to; all where None.
-        batch_size: Prompts in the cache at once; prompts of like length are put together.
+        batch_size: Most prompts in the cache at once; prompts of like length are put together.
+        memory: What prompts begin with, kept from earlier calls of this model with these weights; None shares within
+            this call only.
 
     Raises:
         ConfigError: if the width, batch size or normalisation does not exist.
@@ -69,13 +72,12 @@ def constrained_beam_search(
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, found {value}")
     check_prompts(prompts)
-    walker = TreeWalker(policy, trie, normalize)
+    walker = TreeWalker(policy, trie, normalize, memory)
 
-    def search(rows: Int[Tensor, "b"]) -> tuple[Tensor, Tensor, Tensor]:
-        chosen = None if allowed is None else allowed.select(rows)
-        return search_prompts(walker, walker.read([prompts[row] for row in rows.tolist()]), num_beams, chosen)
+    def search(rows: Int[Tensor, "b"], batch: PromptBatch) -> tuple[Tensor, Tensor, Tensor]:
+        return search_prompts(walker, batch, num_beams, None if allowed is None else allowed.select(rows))
 
-    found = in_batches(prompts, batch_size, search)
+    found = walker.read_in_batches(prompts, batch_size, search)
     if found is None:
         empty = torch.zeros(0, num_beams, device=policy.device)
         found = (empty.long(), empty, empty[:, 0].long())

@@ -48,6 +48,10 @@ class Policy(Protocol):
         """
         ...
 
+    def repeat_cache(self, cache: Any, num_rows: int) -> Any:
+        """Returns a new cache of ``num_rows`` rows that each hold what the one row of ``cache`` holds."""
+        ...
+
     def logits(
         self, hidden: Float[Tensor, "*batch D"], token_ids: Int[Tensor, "n"] | None = None
     ) -> Float[Tensor, "*batch n"]:

@@ -12,6 +12,7 @@ from itemic.core.ranking import Histories, Recommendations, check_histories
 from itemic.decode.beam import BeamResult, constrained_beam_search
 from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import CatalogPolicy
+from itemic.decode.prefill import PrefixMemory
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Normalization
 from itemic.sid.catalog import Catalog
@@ -42,7 +43,7 @@ class LanguageModelRecommender:
         """Builds the catalog's tree.
 
         Args:
-            model: The language model, in evaluation mode.
+            model: The language model, in evaluation mode; its weights stay as they are while this recommender lives.
             catalog: The semantic IDs that it speaks.
             prompt: The renderer: from a history of item indices, oldest first, to the token ids of the prompt.
             num_beams: Beam width; 50 as in the reference. A list longer than that raises it to its own length.
@@ -72,6 +73,7 @@ class LanguageModelRecommender:
         self._num_beams = num_beams
         self._normalize: Normalization = normalize
         self._batch_size = batch_size
+        self._memory = PrefixMemory(model)
 
     @property
     def batch_size(self) -> int:
@@ -103,6 +105,7 @@ class LanguageModelRecommender:
             self._normalize,
             allowed,
             batch_size=self._batch_size,
+            memory=self._memory,
         )
         return _list_items(self._trie, beams, k, allowed)
 

@@ -6,7 +6,7 @@ head is asked for one level's codes. Knows which children there are and what the
 that is the search's (``beam``, ``stochastic``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from itemic.core.errors import CatalogError, ConfigError
 from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import Policy
-from itemic.decode.prefill import PromptBatch, read_prompts
+from itemic.decode.prefill import PrefixMemory, PromptBatch, in_batches
 from itemic.decode.scoring import VocabularyNormalizer, legal_normalizer, widen
 from itemic.decode.trie import Trie
 
@@ -60,7 +60,9 @@ class Candidates:
 class TreeWalker:
     """A model, a tree and a normalisation: whatever all walks share."""
 
-    def __init__(self, policy: Policy, trie: Trie, normalize: Normalization) -> None:
+    def __init__(
+        self, policy: Policy, trie: Trie, normalize: Normalization, memory: PrefixMemory | None = None
+    ) -> None:
         """Moves the tree to the model's device.
 
         Args:
@@ -68,6 +70,8 @@ class TreeWalker:
             trie: The semantic IDs.
             normalize: ``legal``: log p is over the codes that continue a semantic ID of the tree. ``full``: over the
                 whole vocabulary, as the reference scores.
+            memory: What prompts begin with, kept from earlier calls of the same model with the same weights; a new
+                one where None.
 
         Raises:
             ConfigError: if the normalisation does not exist.
@@ -80,12 +84,39 @@ class TreeWalker:
             raise CatalogError(f"the model speaks codebooks of {spoken} codes, the catalog has {trie.codebook_sizes}")
         self.policy = policy
         self.trie = trie.to(policy.device)
+        self.memory = PrefixMemory(policy) if memory is None else memory
         self.vocabulary_normalizer = VocabularyNormalizer(policy) if normalize == "full" else None
         self.level_ids = [torch.from_numpy(ids).to(policy.device) for ids in policy.sid_tokens.level_ids]
 
     def read(self, prompts: Sequence[Sequence[int]]) -> PromptBatch:
         """Returns the prompts in a cache; each must end where a SID's first code follows."""
-        return read_prompts(self.policy, prompts)
+        return self.memory.read(prompts)
+
+    def read_in_batches(
+        self,
+        prompts: Sequence[Sequence[int]],
+        batch_size: int,
+        search: Callable[[Int[Tensor, "b"], PromptBatch], tuple[Tensor, ...]],
+    ) -> tuple[Tensor, ...] | None:
+        """Returns what ``search`` gives for prompts that were read, put together in the prompts' order.
+
+        What all prompts begin with is read once; batches are of prompts of like length.
+
+        Args:
+            prompts: Token ids.
+            batch_size: Most prompts in one batch.
+            search: From row numbers and those prompts to tensors with a row for each.
+
+        Returns:
+            The tensors; None where there is no prompt.
+        """
+        self.memory.learn(prompts)
+
+        def run(rows: Int[Tensor, "b"]) -> tuple[Tensor, ...]:
+            return search(rows, self.read([prompts[row] for row in rows.tolist()]))
+
+        shared = self.memory.num_shared(prompts)
+        return in_batches(prompts, batch_size, run, num_shared=shared, device=self.policy.device)
 
     def start(self, prompts: PromptBatch, allowed: ItemFilter | None = None) -> "Walk":
         """Returns a walk that stands at the root; its cache is the prompts' own, which it extends.

@@ -121,6 +121,13 @@ class SidModel:
             cache.positions = positions
         return output.last_hidden_state, cache
 
+    def repeat_cache(self, cache: KeyValueCache, num_rows: int) -> KeyValueCache:
+        """Returns a new cache of ``num_rows`` rows that each hold what the one row of ``cache`` holds."""
+        layers = new_cache()
+        for index, layer in enumerate(cache.layers.layers):
+            layers.update(*(each.expand(num_rows, -1, -1, -1) for each in (layer.keys, layer.values)), index)
+        return KeyValueCache(layers, cache.positions.expand(num_rows, -1))
+
     def logits(self, hidden: Float[Tensor, "*b D"], token_ids: Int[Tensor, "n"] | None = None) -> Float[Tensor, "*b n"]:
         """Returns the logits of some tokens, or of the whole vocabulary, equal to the network's own.
 
