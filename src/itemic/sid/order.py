@@ -12,20 +12,24 @@ def lexicographic_order(codes: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N"]:
     """Returns the rows in lexicographic order, first column first; equal rows keep their order.
 
     Wherever that fits into 64 bits, each row becomes one integer, its codes the digits of a mixed radix above the
-    bits of its row number: plain integers sort several times faster, and the row numbers come out in order.
+    bits of its row number: plain integers sort several times faster, and the row numbers come out in order. Where
+    only the codes fit, their integers are argsorted, still several times faster than column after column.
     """
     if codes.size == 0:
         return np.arange(len(codes))
     lowest = codes.min(axis=0).tolist()
     ranges = [highest - low + 1 for highest, low in zip(codes.max(axis=0).tolist(), lowest, strict=True)]
     row_bits = len(codes).bit_length()
-    if math.prod(ranges) << row_bits > np.iinfo(np.int64).max:
+    most = np.iinfo(np.int64).max
+    if math.prod(ranges) > most:
         return np.lexsort(codes.T[::-1])
     keys = np.zeros(len(codes), dtype=np.int64)
     for column, low, size in zip(codes.T, lowest, ranges, strict=True):
         keys *= size
         keys += column
         keys -= low
+    if math.prod(ranges) << row_bits > most:
+        return keys.argsort(kind="stable")
     keys <<= row_bits
     keys |= np.arange(len(codes))
     keys.sort()
