@@ -153,7 +153,7 @@ class SidLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers
     def _is_allowed(self, depth: int, node: Int[Tensor, "R C"]) -> Bool[Tensor, "R C"]:
         if self._allowed is None:
             return torch.ones_like(node, dtype=torch.bool)
-        num_requests = len(self._allowed.listed)
+        num_requests = len(self._allowed)
         if not num_requests or len(node) % num_requests:
             raise DataError(f"{len(node)} rows for the {num_requests} requests of the filter; expected a multiple")
         by_request = node.view(num_requests, -1, node.shape[1])

@@ -34,7 +34,7 @@ class Nodes:
     logprob: Float[Tensor, "B W"]
     """Sum of the log-probabilities of a node's codes; -inf for a column that is no node at all."""
     num_items: Int[Tensor, "B W"]
-    """Number of allowed items below a node."""
+    """Number of allowed items below a node; above the leaves a filter says no more than 0 or 1."""
     parent: Int[Tensor, "B W"]
     """Column, one depth above, that a node continues."""
 
@@ -47,7 +47,7 @@ class Candidates:
     logprob: Float[Tensor, "B W C"]
     """Sum of the log-probabilities of a node's codes; -inf where it is no child or leads to no allowed item."""
     num_items: Int[Tensor, "B W C"]
-    """Number of allowed items below a node."""
+    """Number of allowed items below a node; above the leaves a filter says no more than 0 or 1."""
 
     def at(self, place: Int[Tensor, "B V"]) -> Nodes:
         """Returns the candidates at places of the flattened W * C columns."""
