@@ -27,7 +27,7 @@ class FakePolicy:
         ids = rng.permutation(sum(codebook_sizes) + 20)
         bounds = np.cumsum([0, *codebook_sizes])
         levels = [ids[a:b] for a, b in pairwise(bounds)]
-        self.sid_tokens = SimpleNamespace(spelling=spelling, level_ids=tuple(levels))
+        self.sid_tokens = SimpleNamespace(spelling=spelling, level_ids=tuple(levels), opening_ids=(), closing_ids=())
         self.device = torch.device("cpu")
         self.catalog_version = catalog_version
         self.embedding = torch.from_numpy(rng.normal(size=(len(ids), width)))
