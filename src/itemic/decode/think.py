@@ -17,7 +17,7 @@ from itemic.decode.beam import BeamResult, search_prompts
 from itemic.decode.filters import ItemFilter
 from itemic.decode.noise import hash_keys, uniform_noise, working_dtype
 from itemic.decode.policy import Policy
-from itemic.decode.prefill import PromptBatch, check_prompts, in_batches
+from itemic.decode.prefill import PrefixMemory, PromptBatch, check_prompts
 from itemic.decode.scoring import widen
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Normalization, TreeWalker
@@ -95,6 +95,7 @@ def think_then_recommend(
     allowed: ItemFilter | None = None,
     *,
     batch_size: int = 16,
+    memory: PrefixMemory | None = None,
 ) -> tuple[Thoughts, BeamResult]:
     """Returns a thought for each prompt and the leaves of the search that goes on after it.
 
@@ -110,7 +111,9 @@ def think_then_recommend(
         config: How thoughts are written.
         normalize: ``legal`` or ``full``.
         allowed: Items that each prompt may lead to; all where None.
-        batch_size: Prompts in the cache at once. A batch is done when its longest thought is.
+        batch_size: Most prompts in the cache at once. A batch is done when its longest thought is.
+        memory: What prompts begin with, kept from earlier calls of this model with these weights; None shares within
+            this call only.
 
     Raises:
         ConfigError: if the width, batch size or normalisation does not exist, or the stop could never be written.
@@ -122,17 +125,16 @@ def think_then_recommend(
             raise ConfigError(f"{name} must be at least 1, found {value}")
     check_prompts(prompts)
     config = config or ThinkConfig()
-    walker = TreeWalker(policy, trie, normalize)
+    walker = TreeWalker(policy, trie, normalize, memory)
 
-    def run(rows: Int[Tensor, "b"]) -> tuple[Tensor, ...]:
-        batch = walker.read([prompts[row] for row in rows.tolist()])
+    def run(rows: Int[Tensor, "b"], batch: PromptBatch) -> tuple[Tensor, ...]:
         thoughts, batch = think(policy, batch, frame, config, rows)
         missing = (0, config.max_new_tokens - thoughts.tokens.shape[1])
         tokens = torch.nn.functional.pad(thoughts.tokens, missing, value=-1)
         chosen = None if allowed is None else allowed.select(rows)
         return tokens, thoughts.length, thoughts.is_complete, *search_prompts(walker, batch, num_beams, chosen)
 
-    found = in_batches(prompts, batch_size, run)
+    found = walker.read_in_batches(prompts, batch_size, run)
     if found is None:
         none = torch.zeros(0, num_beams, device=policy.device)
         count = none[:, 0].long()
