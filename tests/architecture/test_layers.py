@@ -25,10 +25,11 @@ BELOW["train"] = BELOW["baselines"] | {"baselines"}
 BELOW["recipe"] = BELOW["train"] | {"train"}
 BELOW["inference"] = BELOW["recipe"]
 BELOW["pipeline"] = BELOW["recipe"] | {"recipe", "inference"}
+BELOW["user_table"] = BELOW["recipe"] | {"inference"}
 BELOW["upkeep"] = BELOW["recipe"]
 BELOW["items_only"] = {"core", "data", "embed", "sid"}
-BELOW["cli"] = BELOW["pipeline"] | {"pipeline", "upkeep", "items_only"}
-BELOW["__init__"] = {"core", "inference", "pipeline", "recipe"}
+BELOW["cli"] = BELOW["pipeline"] | {"pipeline", "upkeep", "items_only", "user_table"}
+BELOW["__init__"] = {"core", "inference", "pipeline", "recipe", "user_table"}
 
 ADAPTERS = {
     "transformers": {"model/backbone.py", "embed/hugging_face.py", "decode/hugging_face.py"},
@@ -36,6 +37,7 @@ ADAPTERS = {
     "peft": {"model/adapters.py"},
     "accelerate": {"train/loop.py"},
     "sentence_transformers": {"embed/sentence_transformer.py"},
+    "vllm": {"decode/vllm.py"},
 }
 
 

@@ -1,0 +1,276 @@
+"""Semantic IDs from vLLM: its logits processor, and exact beam search through an engine that has no such thing.
+
+The one importer of vLLM, which is optional. Tested with vllm 0.32.0: docs/vllm.md says how to start an engine and
+what a request may ask for. Knows no prompts' text.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from itemic.core.errors import ConfigError, MissingDependencyError
+from itemic.core.files import read_json
+from itemic.core.ranking import Histories
+from itemic.decode.beam import BeamResult
+from itemic.decode.filters import ItemFilter
+from itemic.decode.prefill import check_prompts
+from itemic.decode.prefix import PrefixReader
+from itemic.decode.rows import ConstrainedRows, RowRequest
+from itemic.decode.trie import Trie
+from itemic.decode.walk import Candidates, Nodes, Normalization
+from itemic.language.spelling import SidTokens, Spelling
+from itemic.sid.catalog import Catalog
+from itemic.sid.lineage import check_trained_on
+
+try:
+    from vllm import SamplingParams
+    from vllm.tokenizers import cached_tokenizer_from_config
+    from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+except ImportError as error:
+    raise MissingDependencyError("itemic.decode.vllm needs the package 'vllm', see docs/vllm.md") from error
+
+__all__ = ["SidLogitsProcessor", "beam_search_with_vllm"]
+
+_PROCESSOR = "itemic.decode.vllm:SidLogitsProcessor"
+_SETTINGS = ("itemic_catalog", "itemic_allow_catalog_change")
+
+
+class SidLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # vllm is not followed by mypy
+    """Constrains the requests that ask for it, by ``extra_args``, to the semantic IDs of a catalog.
+
+    The engine is given this class by name and the catalog in its own configuration, which reaches every worker:
+    ``LLM(model, logits_processors=["itemic.decode.vllm:SidLogitsProcessor"],
+    additional_config={"itemic_catalog": "runs/mine/catalog"})``. What a request may ask for is in
+    :class:`itemic.decode.rows.RowRequest`; requests without a key ``itemic`` are left as they are.
+    """
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        """Loads the catalog in the engine's worker.
+
+        Args:
+            vllm_config: The engine's configuration.
+            device: Where the logits will lie.
+            is_pin_memory: Not used: what goes to the device is a few token ids a row.
+
+        Raises:
+            ConfigError: if the configuration names no catalog.
+            CatalogError: if the model was trained on another catalog and that is not allowed, or cannot write its
+                SIDs.
+        """
+        settings = _settings(vllm_config.additional_config)
+        catalog = Catalog.load(Path(settings["itemic_catalog"]))
+        spelling = Spelling.of(catalog.spelling, catalog.codebook_sizes)
+        _check_model(vllm_config.model_config.model, catalog, settings)
+        tokenizer = cached_tokenizer_from_config(vllm_config.model_config)
+        sid_tokens = SidTokens.from_tokenizer(tokenizer, spelling)
+        reader = PrefixReader(Trie.from_catalog(catalog), sid_tokens, device)
+        self._rows = ConstrainedRows(reader, sid_tokens.opening_ids, tokenizer.eos_token_id, catalog.item_ids)
+
+    @classmethod
+    def validate_params(cls, sampling_params: Any) -> None:
+        """Refuses a request whose arguments are wrong before it reaches the engine.
+
+        Raises:
+            ConfigError: which vLLM's server answers with status 400.
+        """
+        RowRequest.from_extra_args(sampling_params.extra_args)
+
+    def is_argmax_invariant(self) -> bool:
+        """Returns False: the most likely token changes."""
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follows the requests that left the batch, came to it and moved in it."""
+        if batch_update is None:
+            return
+        for index in batch_update.removed:
+            self._rows.remove(index)
+        for index, params, prompt, output in batch_update.added:
+            self._rows.add(index, RowRequest.from_extra_args(params.extra_args), prompt or [], output)
+        for source, target, direction in batch_update.moved:
+            self._rows.move(source, target, swap=direction == MoveDirectionality.SWAP)
+
+    def apply(self, logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+        """Returns the logits, overwritten where a row is constrained."""
+        if len(self._rows):
+            self._rows.constrain(logits)
+        return logits
+
+
+def _settings(additional_config: Any) -> dict[str, Any]:
+    ours = {key: value for key, value in dict(additional_config).items() if key.startswith("itemic")}
+    unknown = sorted(set(ours) - set(_SETTINGS))
+    if unknown:
+        raise ConfigError(f"additional_config[{unknown[0]!r}]: no such setting; there are {', '.join(_SETTINGS)}")
+    if "itemic_catalog" not in ours:
+        raise ConfigError("additional_config has no 'itemic_catalog', the folder of the catalog to decode")
+    return ours
+
+
+def _check_model(model: str, catalog: Catalog, settings: dict[str, Any]) -> None:
+    """Compares the catalog with the one that the model folder's ``itemic.json`` names; other models have none."""
+    card = Path(model) / "itemic.json"
+    if card.is_file():
+        allow_change = bool(settings.get("itemic_allow_catalog_change", False))
+        facts = read_json(card)
+        check_trained_on(
+            catalog,
+            facts["catalog_version"],
+            tuple(facts["spelling"]["codebook_sizes"]),
+            facts["spelling"]["style"],
+            allow_change=allow_change,
+        )
+
+
+def beam_search_with_vllm(
+    llm: Any,
+    prompts: Sequence[Sequence[int]],
+    reader: PrefixReader,
+    num_beams: int,
+    normalize: Normalization = "legal",
+    exclude: Histories | None = None,
+    allow: Histories | None = None,
+) -> BeamResult:
+    """Returns what :func:`itemic.decode.constrained_beam_search` does, from a vLLM engine.
+
+    An engine keeps a cache a request, so a beam cannot fork: every level is a batch of requests of one token, one for
+    each live beam, whose prompts share their blocks through vLLM's prefix cache. Each returns the scores of its best
+    ``num_beams`` children, and no child beyond those could be among the best. The engine must run
+    :class:`SidLogitsProcessor` with ``logprobs_mode="processed_logits"`` (its scores, as they are), ``max_logprobs``
+    of at least ``num_beams`` and prefix caching.
+
+    Deviation: ties beyond the listed leaves are counted among the children that the engine returned.
+
+    Args:
+        llm: A ``vllm.LLM``.
+        prompts: Token ids, each ending where a SID's first code follows.
+        reader: The same tree as the engine's, with its token ids.
+        num_beams: Width W.
+        normalize: ``legal`` or ``full``.
+        exclude: For each prompt item indices that must not appear.
+        allow: For each prompt the only item indices that may appear.
+
+    Raises:
+        ConfigError: if the engine was not started for this, or the width does not exist.
+        DataError: if a prompt is empty, or an item index is not in the catalogue.
+    """
+    if num_beams < 1:
+        raise ConfigError(f"num_beams must be at least 1, found {num_beams}")
+    check_prompts(prompts)
+    trie, num_prompts = reader.trie, len(prompts)
+    _check_engine(llm, min(num_beams, max(trie.max_children)))
+    allowed = None
+    if exclude is not None or allow is not None:
+        allowed = ItemFilter.from_lists(trie, num_prompts, exclude, allow)
+    wishes = [_wish(normalize, row, exclude, allow) for row in range(num_prompts)]
+    logprob, written = torch.zeros(num_prompts, 1), torch.zeros(num_prompts, 1, 0, dtype=torch.long)
+    for depth in range(trie.num_levels):
+        num_children = min(num_beams, trie.max_children[depth])
+        token, score = _ask(llm, prompts, wishes, written, logprob > -torch.inf, num_children)
+        candidates = _candidates(reader, written, logprob, token, score, allowed)
+        place = candidates.logprob.flatten(1).topk(min(num_beams, candidates.logprob[0].numel()), dim=1).indices
+        best = candidates.at(place)
+        parent = best.parent[..., None].expand(-1, -1, depth)
+        written = torch.cat([written.gather(1, parent), token.flatten(1).gather(1, place)[..., None]], dim=-1)
+        logprob = best.logprob
+    return _result(candidates, best, num_beams)
+
+
+def _ask(
+    llm: Any,
+    prompts: Sequence[Sequence[int]],
+    wishes: list[dict[str, Any]],
+    written: Int[Tensor, "B W d"],
+    is_live: Bool[Tensor, "B W"],
+    num_children: int,
+) -> tuple[Int[Tensor, "B W C"], Float[Tensor, "B W C"]]:
+    """Returns the best children of every live beam, as token ids with their scores, -inf where there is none.
+
+    One request a beam is how an engine is asked; a level's requests go in one call.
+    """
+    depth = written.shape[-1]
+    row, column = is_live.nonzero(as_tuple=True)
+    params = [
+        SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            logprobs=num_children,
+            flat_logprobs=True,
+            detokenize=False,
+            extra_args={**wish, "itemic_num_given": depth},
+            skip_clone=True,
+        )
+        for wish in wishes
+    ]
+    requests = [
+        {"prompt_token_ids": [*prompts[prompt], *codes]}
+        for prompt, codes in zip(row.tolist(), written[row, column].tolist(), strict=True)
+    ]
+    answers = llm.generate(requests, [params[prompt] for prompt in row.tolist()], use_tqdm=False)
+    # The first entry is the token that was drawn, which comes again among the best.
+    found = [answer.outputs[0].logprobs for answer in answers]
+    token = torch.zeros(*is_live.shape, num_children, dtype=torch.long)
+    score = torch.full(token.shape, -torch.inf)
+    if found:
+        token[row, column] = torch.tensor([each.token_ids[1:] for each in found])
+        score[row, column] = torch.tensor([each.logprobs[1:] for each in found])
+    return token, score
+
+
+def _candidates(
+    reader: PrefixReader,
+    written: Int[Tensor, "B W d"],
+    logprob: Float[Tensor, "B W"],
+    token: Int[Tensor, "B W C"],
+    score: Float[Tensor, "B W C"],
+    allowed: ItemFilter | None,
+) -> Candidates:
+    depth = written.shape[-1] + 1
+    path = torch.cat([written[:, :, None].expand(*token.shape, -1), token[..., None]], dim=-1).flatten(0, 2)
+    prefixes = reader.read(path, torch.zeros(len(path), dtype=torch.long))
+    node, is_legal = prefixes.node.view(token.shape), prefixes.is_legal.view(token.shape)
+    counts = reader.trie.num_items_below(depth, node) if allowed is None else allowed.num_allowed(depth, node)
+    num_items = counts * is_legal
+    total = (logprob[..., None] + score).masked_fill(num_items == 0, -torch.inf)
+    return Candidates(node, total, num_items)
+
+
+def _result(candidates: Candidates, best: Nodes, num_beams: int) -> BeamResult:
+    last = best.logprob[:, -1:]
+    num_tied = torch.where(candidates.logprob == last[..., None], candidates.num_items, 0).sum(dim=(1, 2))
+    num_listed = torch.where(best.logprob == last, best.num_items, 0).sum(dim=1)
+    missing = (0, num_beams - best.node.shape[1])
+    return BeamResult(
+        leaf=torch.nn.functional.pad(best.node.masked_fill(best.logprob == -torch.inf, -1), missing, value=-1),
+        logprob=torch.nn.functional.pad(best.logprob, missing, value=-torch.inf),
+        num_tied_beyond=torch.where(last[:, 0] > -torch.inf, num_tied - num_listed, 0),
+    )
+
+
+def _wish(normalize: Normalization, row: int, exclude: Histories | None, allow: Histories | None) -> dict[str, Any]:
+    wish: dict[str, Any] = {"itemic": "sid", "itemic_normalize": normalize}
+    for name, lists in (("itemic_exclude", exclude), ("itemic_allow", allow)):
+        if lists is not None:
+            wish[name] = [int(item) for item in lists[row]]
+    return wish
+
+
+def _check_engine(llm: Any, num_logprobs: int) -> None:
+    config = llm.llm_engine.vllm_config.model_config
+    if _PROCESSOR not in (config.logits_processors or ()):
+        raise ConfigError(
+            f"the engine runs without the logits processor: start it with logits_processors=[{_PROCESSOR!r}]"
+        )
+    if config.logprobs_mode != "processed_logits":
+        raise ConfigError(
+            f"the engine returns {config.logprobs_mode}; start it with logprobs_mode='processed_logits', so that it "
+            "returns the processor's own scores"
+        )
+    if config.max_logprobs != -1 and config.max_logprobs < num_logprobs:
+        raise ConfigError(
+            f"the engine returns at most {config.max_logprobs} scores, {num_logprobs} are needed; raise max_logprobs"
+        )

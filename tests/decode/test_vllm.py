@@ -1,0 +1,448 @@
+"""vLLM's logits processor and beam search: against the real interface where vllm is installed, and a stand-in always.
+
+The stand-in keeps the interface of vllm 0.32.0, ``vllm/v1/sample/logits_processor/interface.py``, and no more.
+"""
+
+import enum
+import importlib
+import importlib.util
+import sys
+from collections import namedtuple
+from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from itemic.core.errors import CatalogError, ConfigError
+from itemic.decode import ItemFilter, Trie, constrained_beam_search
+from itemic.decode.prefix import PrefixReader
+from itemic.language import Renderer, Spelling
+from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer
+from itemic.sid import Catalog
+
+SIZES = (6, 5, 7)
+NAME = "itemic.decode.vllm"
+
+
+@dataclass(frozen=True)
+class StandInUpdate:
+    batch_size: int
+    removed: Any
+    added: Any
+    moved: Any
+
+
+class StandInDirection(enum.Enum):
+    UNIDIRECTIONAL = enum.auto()
+    SWAP = enum.auto()
+
+
+class StandInProcessor:
+    @classmethod
+    def validate_params(cls, sampling_params: Any) -> None:
+        return None
+
+
+def stand_in_modules() -> dict[str, ModuleType]:
+    from transformers import AutoTokenizer
+
+    modules = {name: ModuleType(name) for name in ("vllm", "vllm.tokenizers", "vllm.v1", "vllm.v1.sample")}
+    interface = modules["vllm.v1.sample.logits_processor"] = ModuleType("vllm.v1.sample.logits_processor")
+    modules["vllm"].SamplingParams = SimpleNamespace
+    modules["vllm.tokenizers"].cached_tokenizer_from_config = lambda config: AutoTokenizer.from_pretrained(
+        config.tokenizer
+    )
+    interface.BatchUpdate = StandInUpdate
+    interface.LogitsProcessor = StandInProcessor
+    interface.MoveDirectionality = StandInDirection
+    return modules
+
+
+@pytest.fixture(scope="module", params=["stand-in", "real"])
+def vllm(request) -> Any:
+    """itemic's adapter over one of the two interfaces."""
+    modules = {}
+    if request.param == "stand-in":
+        modules = stand_in_modules()
+    elif importlib.util.find_spec("vllm") is None:
+        pytest.skip("vllm is not installed")
+    hidden = {name: sys.modules.pop(name) for name in [*modules, NAME] if name in sys.modules}
+    sys.modules.update(modules)
+    try:
+        yield importlib.import_module(NAME)
+    finally:
+        for name in [*modules, NAME]:
+            sys.modules.pop(name, None)
+        sys.modules.update(hidden)
+
+
+@dataclass
+class World:
+    """A tiny model on disk with its catalog."""
+
+    model: SidModel
+    catalog: Catalog
+    trie: Trie
+    config: Any
+
+    @property
+    def sids(self) -> set[tuple[int, ...]]:
+        return set(map(tuple, self.catalog.codes.tolist()))
+
+    @property
+    def end(self) -> int:
+        return self.model.tokenizer.eos_token_id
+
+
+def make_world(folder: Any, style: str) -> World:
+    spelling = Spelling(style=style, codebook_sizes=SIZES)
+    tokenizer = make_sid_tokenizer(spelling)
+    codes = np.unique(np.random.default_rng(3).integers(0, SIZES, (60, 3)), axis=0)
+    codes = codes[np.random.default_rng(4).permutation(len(codes))]
+    catalog = Catalog(codes, [f"i{row}" for row in range(len(codes))], SIZES, spelling=style)
+    # vLLM's CPU attention wants heads of 32 at least.
+    network = make_decoder(
+        DecoderConfig(hidden_size=64, num_layers=2, num_heads=2, intermediate_size=64),
+        len(tokenizer),
+        np.random.default_rng(0),
+    )
+    with torch.no_grad():
+        network.get_input_embeddings().weight.normal_(generator=torch.Generator().manual_seed(0))
+    facts = {"prompt_mode": "sid-only", "prompt_version": "1", "catalog_version": catalog.version}
+    model = SidModel(network.eval(), tokenizer, spelling, **facts)
+    model.save(folder / "model")
+    catalog.save(folder / "catalog")
+    path = str(folder / "model")
+    model_config = SimpleNamespace(
+        model=path,
+        tokenizer=path,
+        skip_tokenizer_init=False,
+        runner_type="generate",
+        tokenizer_mode="auto",
+        tokenizer_revision=None,
+        trust_remote_code=False,
+        logits_processors=[f"{NAME}:SidLogitsProcessor"],
+        logprobs_mode="processed_logits",
+        max_logprobs=20,
+    )
+    config = SimpleNamespace(
+        model_config=model_config, additional_config={"itemic_catalog": str(folder / "catalog"), "other": 1}
+    )
+    return World(model, catalog, Trie.from_catalog(catalog), config)
+
+
+@pytest.fixture(scope="module")
+def wrapped(tmp_path_factory) -> World:
+    return make_world(tmp_path_factory.mktemp("wrapped"), "wrapped")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> World:
+    return make_world(tmp_path_factory.mktemp("plain"), "plain")
+
+
+def start(vllm: Any, world: World) -> Any:
+    return vllm.SidLogitsProcessor(world.config, torch.device("cpu"), False)
+
+
+def params(**extra_args: Any) -> Any:
+    return SimpleNamespace(extra_args=extra_args or None)
+
+
+def update(vllm: Any, size: int, removed: Any = (), added: Any = (), moved: Any = ()) -> Any:
+    return vllm.BatchUpdate(batch_size=size, removed=removed, added=added, moved=moved)
+
+
+Request = namedtuple("Request", "prompt output extra_args")
+
+
+class Engine:
+    """A persistent batch as vLLM keeps it: what leaves is filled from the end, and rows swap at will."""
+
+    def __init__(self, vllm: Any, world: World, rng: np.random.Generator) -> None:
+        self.vllm, self.world, self.rng = vllm, world, rng
+        self.processor = start(vllm, world)
+        self.rows: list[Request] = []
+        self.num_tokens = len(world.model.tokenizer)
+
+    def change(self, added: list[Request], finished: list[int], num_swaps: int) -> None:
+        """Takes rows out and puts others in, in the order that vLLM's update states: removed, added, moved."""
+        free, update_added, moved = sorted(finished), [], []
+        rows: dict[int, Request] = {i: row for i, row in enumerate(self.rows) if i not in finished}
+        for request in added:
+            index = free.pop(0) if free else len(rows)
+            rows[index] = request
+            update_added.append((index, params(**request.extra_args), list(request.prompt), request.output))
+        removed = list(reversed(free))
+        while free and max(rows, default=-1) > free[0]:
+            last, empty = max(rows), free.pop(0)
+            rows[empty] = rows.pop(last)
+            moved.append((last, empty, self.vllm.MoveDirectionality.UNIDIRECTIONAL))
+        for _ in range(num_swaps if len(rows) > 1 else 0):
+            a, b = self.rng.choice(len(rows), 2, replace=False).tolist()
+            rows[a], rows[b] = rows[b], rows[a]
+            moved.append((a, b, self.vllm.MoveDirectionality.SWAP))
+        self.rows = [rows[index] for index in range(len(rows))]
+        self.processor.update_state(update(self.vllm, len(rows), removed, update_added, moved))
+
+    def step(self) -> None:
+        """Samples one token for every row."""
+        logits = torch.from_numpy(self.rng.normal(size=(len(self.rows), self.num_tokens)).astype(np.float32))
+        before = logits.clone()
+        after = self.processor.apply(logits)
+        for index, row in enumerate(self.rows):
+            if "itemic" not in row.extra_args:
+                assert torch.equal(after[index], before[index])
+            chance = after[index].double().softmax(0).numpy()
+            row.output.append(int(self.rng.choice(self.num_tokens, p=chance / chance.sum())))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_every_row_of_a_changing_batch_ends_in_a_real_item_that_is_allowed(vllm, wrapped, seed) -> None:
+    rng = np.random.default_rng(seed)
+    engine, tokens = Engine(vllm, wrapped, rng), wrapped.model.sid_tokens
+    num_items, num_finished = len(wrapped.catalog), 0
+    for _ in range(25):
+        added = []
+        for _ in range(rng.integers(0, 3)):
+            prompt = [1, *rng.integers(3, engine.num_tokens, 3).tolist()]
+            prompt += list(tokens.opening_ids) * int(rng.integers(0, 2))
+            chosen = rng.choice(num_items, 5, replace=False).tolist()
+            wishes = [
+                {},
+                {"itemic": "sid"},
+                {"itemic": "sid", "itemic_exclude": [f"i{row}" for row in chosen]},
+                {"itemic": "sid", "itemic_allow": chosen, "itemic_exclude": chosen[:2]},
+                {"itemic": "text_then_sid"},
+            ]
+            added.append(Request(prompt, [], wishes[rng.integers(len(wishes))]))
+        done = [i for i, row in enumerate(engine.rows) if row.output[-1] == wrapped.end or len(row.output) > 20]
+        for index in done:
+            row = engine.rows[index]
+            if row.extra_args.get("itemic") == "sid":
+                num_finished += 1
+                written = [*([] if row.prompt[-1:] != list(tokens.opening_ids) else tokens.opening_ids), *row.output]
+                check_answer(wrapped, written, row.extra_args)
+            elif row.extra_args and row.output[-1] == wrapped.end and tokens.opening_ids[0] in row.output:
+                check_answer(wrapped, row.output[row.output.index(tokens.opening_ids[0]) :], row.extra_args)
+        engine.change(added, done, num_swaps=int(rng.integers(0, 3)))
+        if engine.rows:
+            engine.step()
+    assert num_finished
+
+
+def check_answer(world: World, written: list[int], wish: dict[str, Any]) -> None:
+    tokens = world.model.sid_tokens
+    assert written[0] == tokens.opening_ids[0]
+    assert written[-2:] == [*tokens.closing_ids, world.end]
+    sid = tuple(tokens.level_ids[level].tolist().index(token) for level, token in enumerate(written[1:-2]))
+    item = world.catalog.item(sid)
+    assert f"i{item}" not in wish.get("itemic_exclude", ())
+    assert item not in wish.get("itemic_exclude", ())
+    assert item in wish.get("itemic_allow", [item])
+
+
+def one_row(vllm: Any, world: World, prompt: list[int], output: list[int], **extra_args: Any) -> Any:
+    """Returns the logits of one request before and after."""
+    processor = start(vllm, world)
+    processor.update_state(update(vllm, 1, added=[(0, params(**extra_args), prompt, output)]))
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(1, len(world.model.tokenizer)))).float()
+    return logits[0].clone(), processor.apply(logits)[0]
+
+
+@pytest.mark.parametrize("normalize", ["legal", "full"])
+def test_a_row_is_left_with_log_probabilities_that_no_filter_changes(vllm, wrapped, normalize) -> None:
+    ids = wrapped.model.sid_tokens.level_ids
+    first = wrapped.catalog.codes[0, 0]
+    seconds = sorted({sid[1] for sid in wrapped.sids if sid[0] == first})
+    prompt = [1, *wrapped.model.sid_tokens.opening_ids, int(ids[0][first])]
+    arguments = {"itemic": "sid", "itemic_num_given": 1, "itemic_normalize": normalize}
+    before, after = one_row(vllm, wrapped, prompt, [], **arguments)
+    legal = torch.from_numpy(ids[1][seconds])
+    normalizer = before[legal].logsumexp(0) if normalize == "legal" else before.logsumexp(0)
+    torch.testing.assert_close(after[legal], before[legal] - normalizer)
+    assert torch.isfinite(after).sum() == len(seconds)
+    allow = [row for row, sid in enumerate(wrapped.catalog.codes) if sid[0] == first and sid[1] == seconds[0]]
+    _, filtered = one_row(vllm, wrapped, prompt, [], **arguments, itemic_allow=allow)
+    assert filtered[legal[0]] == after[legal[0]]
+    assert torch.isfinite(filtered).sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "extra"),
+    [
+        ([], {"itemic_allow": []}),
+        ([], {"itemic_allow": ["unknown"]}),
+        ([], {"itemic_exclude": [f"i{row}" for row in range(100)]}),
+        ([2], {}),
+    ],
+    ids=["nothing allowed", "unknown allowed", "all excluded", "left the tree"],
+)
+def test_a_row_that_nothing_may_follow_can_only_end(vllm, plain, output, extra) -> None:
+    _, after = one_row(vllm, plain, [1], output, itemic="sid", **extra)
+    assert after[plain.end] == 0
+    assert torch.isfinite(after).sum() == 1
+
+
+def test_unknown_items_are_passed_over(vllm, plain) -> None:
+    _, expected = one_row(vllm, plain, [1], [], itemic="sid")
+    _, found = one_row(vllm, plain, [1], [], itemic="sid", itemic_exclude=["unknown", -1, 10**9])
+    assert torch.equal(found, expected)
+
+
+def test_text_is_free_until_the_mark_and_a_request_that_comes_back_goes_on(vllm, wrapped) -> None:
+    opening, closing = wrapped.model.sid_tokens.opening_ids[0], wrapped.model.sid_tokens.closing_ids[0]
+    codes = [
+        int(ids[code]) for ids, code in zip(wrapped.model.sid_tokens.level_ids, wrapped.catalog.codes[5], strict=True)
+    ]
+    wish = {"itemic": "text_then_sid"}
+    before, after = one_row(vllm, wrapped, [1, opening], [7, 8], **wish)
+    assert torch.equal(before, after)
+    _, after = one_row(vllm, wrapped, [1], [7, opening, *codes], **wish)
+    assert (after[closing], torch.isfinite(after).sum()) == (0, 1)
+    _, after = one_row(vllm, wrapped, [1], [7, opening, *codes, closing], **wish)
+    assert (after[wrapped.end], torch.isfinite(after).sum()) == (0, 1)
+    # After another mark the opening token is still to be written.
+    _, after = one_row(vllm, wrapped, [1], [7, 8, 9], **wish, itemic_begins_after=[8, 9])
+    assert (after[opening], torch.isfinite(after).sum()) == (0, 1)
+    before, after = one_row(vllm, wrapped, [1], [7, 8], **wish, itemic_begins_after=[8, 9])
+    assert torch.equal(before, after)
+
+
+def test_text_without_any_mark_is_refused_by_ending(vllm, plain) -> None:
+    _, after = one_row(vllm, plain, [1], [], itemic="text_then_sid")
+    assert (after[plain.end], torch.isfinite(after).sum()) == (0, 1)
+    first = plain.model.sid_tokens.level_ids[0]
+    _, after = one_row(vllm, plain, [1], [9, 2], itemic="text_then_sid", itemic_begins_after=[2])
+    assert set(torch.isfinite(after).nonzero()[:, 0].tolist()) <= set(first.tolist())
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"itemic": "item"}, "itemic: expected sid or text_then_sid"),
+        ({"itemic_allow": ["i1"]}, "itemic: expected sid or text_then_sid, found None"),
+        ({"itemic": "sid", "itemic_alow": ["i1"]}, "itemic_alow: no such argument"),
+        ({"itemic": "sid", "itemic_allow": "i1"}, "itemic_allow: expected a list of item ids"),
+        ({"itemic": "sid", "itemic_exclude": [0.5]}, "itemic_exclude: expected a list of item ids"),
+        ({"itemic": "sid", "itemic_normalize": "no"}, "itemic_normalize 'no': expected legal or full"),
+        ({"itemic": "sid", "itemic_num_given": -1}, "itemic_num_given -1"),
+        ({"itemic": "sid", "itemic_num_given": "1"}, "itemic_num_given: expected an integer"),
+        ({"itemic": "text_then_sid", "itemic_num_given": 1}, "itemic_num_given 1"),
+        ({"itemic": "sid", "itemic_begins_after": [3]}, "only for itemic = 'text_then_sid'"),
+        ({"itemic": "text_then_sid", "itemic_begins_after": ["</think>"]}, "expected a list of token ids"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_the_engine(vllm, extra, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        vllm.SidLogitsProcessor.validate_params(params(**extra))
+
+
+def test_requests_of_others_are_no_concern(vllm) -> None:
+    vllm.SidLogitsProcessor.validate_params(params())
+    vllm.SidLogitsProcessor.validate_params(params(kv_transfer_params={}))
+
+
+def test_the_engine_must_name_the_catalog_that_the_model_speaks(vllm, wrapped, tmp_path) -> None:
+    def start_with(additional_config: dict[str, Any]) -> Any:
+        return start(vllm, World(wrapped.model, wrapped.catalog, wrapped.trie, configure(additional_config)))
+
+    def configure(additional_config: dict[str, Any]) -> Any:
+        return SimpleNamespace(model_config=wrapped.config.model_config, additional_config=additional_config)
+
+    with pytest.raises(ConfigError, match="no 'itemic_catalog'"):
+        start_with({})
+    with pytest.raises(ConfigError, match=r"'itemic_catalogue'.*no such setting"):
+        start_with({"itemic_catalogue": "x"})
+    wrapped.catalog.remove([0]).save(tmp_path / "smaller")
+    with pytest.raises(CatalogError, match="trained on catalog"):
+        start_with({"itemic_catalog": str(tmp_path / "smaller")})
+    start_with({"itemic_catalog": str(tmp_path / "smaller"), "itemic_allow_catalog_change": True})
+
+
+class FakeLLM:
+    """Answers as an engine of one-token requests would, from itemic's own model, two requests a batch."""
+
+    def __init__(self, vllm: Any, world: World) -> None:
+        self.vllm, self.world = vllm, world
+        self.processor = start(vllm, world)
+        self.llm_engine = SimpleNamespace(vllm_config=world.config)
+        self.num_requests = 0
+
+    @torch.no_grad()
+    def generate(self, prompts: list[Any], params: list[Any], use_tqdm: bool) -> list[Any]:
+        answers = []
+        for place in range(0, len(prompts), 2):
+            answers += self.batch(
+                [p["prompt_token_ids"] for p in prompts[place : place + 2]], params[place : place + 2]
+            )
+        self.num_requests += len(prompts)
+        return answers
+
+    def batch(self, prompts: list[list[int]], params: list[Any]) -> list[Any]:
+        added = [(i, wish, prompt, []) for i, (prompt, wish) in enumerate(zip(prompts, params, strict=True))]
+        for wish in params:
+            self.vllm.SidLogitsProcessor.validate_params(wish)
+        self.processor.update_state(update(self.vllm, len(added), added=added))
+        logits = self.processor.apply(torch.stack([self.logits(prompt) for prompt in prompts]))
+        self.processor.update_state(update(self.vllm, 0, removed=list(range(len(added)))))
+        best = logits.topk(params[0].logprobs, dim=1)
+        return [
+            SimpleNamespace(outputs=[SimpleNamespace(logprobs=SimpleNamespace(
+                token_ids=[token[0], *token], logprobs=[score[0], *score]
+            ))])
+            for token, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]  # fmt: skip
+
+    def logits(self, prompt: list[int]) -> torch.Tensor:
+        ids = torch.tensor([prompt])
+        mask = torch.ones(1, 1, len(prompt), len(prompt), dtype=torch.bool).tril()
+        hidden, _ = self.world.model.hidden(ids, mask, torch.arange(len(prompt))[None])
+        return self.world.model.logits(hidden[0, -1])
+
+
+@pytest.mark.parametrize("normalize", ["legal", "full"])
+@pytest.mark.parametrize("is_filtered", [False, True], ids=["all", "filtered"])
+@pytest.mark.parametrize("style", ["wrapped", "plain"])
+def test_beams_through_an_engine_are_the_lists_of_the_search(vllm, request, style, normalize, is_filtered) -> None:
+    world = request.getfixturevalue(style)
+    check_beams(vllm, world, FakeLLM(vllm, world), normalize, is_filtered)
+
+
+def check_beams(vllm: Any, world: World, llm: Any, normalize: str, is_filtered: bool) -> None:
+    renderer = Renderer(world.model.tokenizer, world.model.spelling, world.catalog.codes, "sid-only")
+    prompts = [renderer.next_item_prompt(history) for history in ([4, 9, 1], [], [7])]
+    lists: dict[str, Any] = {}
+    if is_filtered:
+        lists = {"exclude": [[4, 9, 1], [], [7]], "allow": [list(range(30)), [3, 8], []]}
+    filter_ = ItemFilter.from_lists(world.trie, 3, **lists) if lists else None
+    reader = PrefixReader(world.trie, world.model.sid_tokens)
+    for num_beams in (1, 8):
+        found = vllm.beam_search_with_vllm(llm, prompts, reader, num_beams, normalize, **lists)
+        expected = constrained_beam_search(world.model, prompts, world.trie, num_beams, normalize, filter_)
+        assert found.leaf.tolist() == expected.leaf.tolist()
+        torch.testing.assert_close(found.logprob, expected.logprob, rtol=0, atol=5e-5)
+        assert found.num_tied_beyond.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("logits_processors", None, "without the logits processor"),
+        ("logprobs_mode", "raw_logprobs", "logprobs_mode='processed_logits'"),
+        ("max_logprobs", 2, "raise max_logprobs"),
+    ],
+)
+def test_an_engine_started_otherwise_is_refused(vllm, wrapped, name, value, message) -> None:
+    llm = FakeLLM(vllm, wrapped)
+    config = SimpleNamespace(**{**vars(wrapped.config.model_config), name: value})
+    llm.llm_engine = SimpleNamespace(vllm_config=SimpleNamespace(model_config=config))
+    reader = PrefixReader(wrapped.trie, wrapped.model.sid_tokens)
+    with pytest.raises(ConfigError, match=message):
+        vllm.beam_search_with_vllm(llm, [[1]], reader, 8)
