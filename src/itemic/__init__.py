@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from itemic.inference import RecommendedItem, TrainedRun, load_trained
     from itemic.pipeline import run_recipe, run_stage
     from itemic.recipe import Recipe, load_recipe
+    from itemic.user_table import TableSummary, recommend_table
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Recipe",
     "RecommendedItem",
+    "TableSummary",
     "TrainedRun",
     "load_recipe",
     "load_trained",
+    "recommend_table",
     "run_recipe",
     "run_stage",
     "show_progress",
@@ -30,9 +33,11 @@ __all__ = [
 _HOMES = {
     "RecommendedItem": "itemic.inference",
     "Recipe": "itemic.recipe",
+    "TableSummary": "itemic.user_table",
     "TrainedRun": "itemic.inference",
     "load_recipe": "itemic.recipe",
     "load_trained": "itemic.inference",
+    "recommend_table": "itemic.user_table",
     "run_recipe": "itemic.pipeline",
     "run_stage": "itemic.pipeline",
     "show_progress": "itemic.core.progress",
