@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itemic.core.errors import ConfigError
+from itemic.decode.diversity import PrefixQuota, best_within_quota, close_over_quota
 from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import Policy
 from itemic.decode.prefill import PrefixMemory, PromptBatch, check_prompts
@@ -43,6 +44,7 @@ def constrained_beam_search(
     *,
     batch_size: int = 16,
     memory: PrefixMemory | None = None,
+    quota: PrefixQuota | None = None,
 ) -> BeamResult:
     """Returns the leaves that a beam search of width ``num_beams`` reaches for each prompt.
 
@@ -62,20 +64,26 @@ def constrained_beam_search(
         batch_size: Most prompts in the cache at once; prompts of like length are put together.
         memory: What prompts begin with, kept from earlier calls of this model with these weights; None shares within
             this call only.
+        quota: At most so many items under one prefix. The list is then the unlimited one taken best first, each item
+            unless its prefix is full, exactly where the beams cover the level, and as long as the quota allows.
 
     Raises:
-        ConfigError: if the width, batch size or normalisation does not exist.
+        ConfigError: if the width, batch size or normalisation does not exist, or the quota's prefix is longer than
+            a semantic ID.
         DataError: if a prompt is empty.
         CatalogError: if the policy speaks other codebooks than the tree's.
     """
     for name, value in (("num_beams", num_beams), ("batch_size", batch_size)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, found {value}")
+    if quota is not None and quota.num_levels > trie.num_levels:
+        raise ConfigError(f"a quota for prefixes of {quota.num_levels} codes: semantic IDs have {trie.num_levels}")
     check_prompts(prompts)
     walker = TreeWalker(policy, trie, normalize, memory)
 
     def search(rows: Int[Tensor, "b"], batch: PromptBatch) -> tuple[Tensor, Tensor, Tensor]:
-        return search_prompts(walker, batch, num_beams, None if allowed is None else allowed.select(rows))
+        chosen = None if allowed is None else allowed.select(rows)
+        return search_prompts(walker, batch, num_beams, chosen, quota)
 
     found = walker.read_in_batches(prompts, batch_size, search)
     if found is None:
@@ -86,13 +94,28 @@ def constrained_beam_search(
 
 
 def search_prompts(
-    walker: TreeWalker, prompts: PromptBatch, num_beams: int, allowed: ItemFilter | None = None
+    walker: TreeWalker,
+    prompts: PromptBatch,
+    num_beams: int,
+    allowed: ItemFilter | None = None,
+    quota: PrefixQuota | None = None,
 ) -> tuple[Int[Tensor, "B W"], Float[Tensor, "B W"], Int[Tensor, "B"]]:
     """Returns the best leaves of one batch that was read, as the columns of a ``BeamResult``."""
-    walk = walker.start(prompts, allowed)
-    for depth in range(walker.trie.num_levels):
+    walk, num_levels = walker.start(prompts, allowed), walker.trie.num_levels
+    prefix = walk.nodes.node
+    for depth in range(1, num_levels + 1):
         candidates = walk.candidates()
-        walk.take(_best(candidates, min(num_beams, walker.trie.num_nodes(depth + 1))))
+        width = min(num_beams, walker.trie.num_nodes(depth))
+        if quota is None or depth <= quota.num_levels:
+            nodes = _best(candidates, width)
+            prefix = nodes.node
+        elif depth < num_levels:
+            nodes = best_within_quota(candidates, prefix, quota.max_items, width)
+            prefix = prefix.gather(1, nodes.parent)
+        else:
+            candidates = close_over_quota(candidates, prefix, quota.max_items)
+            nodes = _best(candidates, width)
+        walk.take(nodes)
     beams = walk.nodes
     missing = (0, num_beams - beams.node.shape[1])
     leaf = beams.node.masked_fill(beams.logprob == -torch.inf, -1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from itemic.core.errors import DataError
 from itemic.core.ranking import Histories, Recommendations, check_histories
 from itemic.decode.beam import BeamResult, constrained_beam_search
+from itemic.decode.diversity import PrefixQuota, within_quota
 from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import CatalogPolicy
 from itemic.decode.prefill import PrefixMemory
@@ -39,6 +40,7 @@ class LanguageModelRecommender:
         batch_size: int = 16,
         name: str = "itemic",
         allow_catalog_change: bool = False,
+        quota: PrefixQuota | None = None,
     ) -> None:
         """Builds the catalog's tree.
 
@@ -52,6 +54,7 @@ class LanguageModelRecommender:
             name: Name in tables.
             allow_catalog_change: Whether another catalog than the model was trained on will do, one that grew or lost
                 items since, say.
+            quota: At most so many items of a list under one prefix; None sets no limit.
 
         Raises:
             CatalogError: if the catalog has no active item, is another one than the model's and that is not allowed,
@@ -73,6 +76,7 @@ class LanguageModelRecommender:
         self._num_beams = num_beams
         self._normalize: Normalization = normalize
         self._batch_size = batch_size
+        self._quota = quota
         self._memory = PrefixMemory(model)
 
     @property
@@ -106,8 +110,9 @@ class LanguageModelRecommender:
             allowed,
             batch_size=self._batch_size,
             memory=self._memory,
+            quota=self._quota,
         )
-        return _list_items(self._trie, beams, k, allowed)
+        return _list_items(self._trie, beams, k, allowed, self._quota)
 
 
 def top_probabilities(recommendations: Recommendations) -> Float[np.ndarray, "B k"]:
@@ -119,13 +124,18 @@ def top_probabilities(recommendations: Recommendations) -> Float[np.ndarray, "B 
     return probability
 
 
-def _list_items(trie: Trie, beams: BeamResult, k: int, allowed: ItemFilter | None) -> Recommendations:
+def _list_items(
+    trie: Trie, beams: BeamResult, k: int, allowed: ItemFilter | None, quota: PrefixQuota | None
+) -> Recommendations:
     """Returns the first ``k`` allowed items on the leaves, in the leaves' order and by item index on one leaf."""
     first, last = trie.slots(trie.num_levels, beams.leaf.clamp(min=0))
     slot = first[..., None] + torch.arange(trie.max_items, dtype=torch.int32, device=first.device)
     is_item = (slot < last[..., None]) & (beams.leaf >= 0)[..., None]
     if allowed is not None:
         is_item &= allowed.allows(slot)
+    if quota is not None and trie.max_items > 1:
+        leaf = beams.leaf.clamp(min=0)[..., None].expand(slot.shape).flatten(1)
+        is_item = within_quota(trie, leaf, is_item.flatten(1), quota).view(slot.shape)
     score = beams.logprob[..., None].expand(slot.shape).flatten(1)
     order = (~is_item.flatten(1)).to(torch.uint8).argsort(dim=1, stable=True)
     is_item, slot, score = (column.flatten(1).gather(1, order) for column in (is_item, slot, score))

@@ -8,6 +8,7 @@ leaves: it multiplies what is renormalised at each node on its own, since how mu
 be known before the subtree was scored.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from itemic.core.errors import ConfigError
 from itemic.decode.filters import ItemFilter
 from itemic.decode.noise import gumbel_noise, hash_keys, uniform_noise, working_dtype
 from itemic.decode.policy import Policy
-from itemic.decode.prefill import PromptBatch, check_prompts, in_batches
+from itemic.decode.prefill import PromptBatch, check_prompts
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Candidates, TreeWalker
 
@@ -97,7 +98,7 @@ def log_inclusion_probability(
     """
     distance = logprob - threshold
     rate = distance.exp()
-    return torch.where(distance < _SMALL, distance - rate / 2, (-torch.expm1(-rate)).log())
+    return torch.where(distance < _SMALL, distance - rate / 2, _log_one_minus_exp(-rate))
 
 
 @torch.no_grad()
@@ -304,8 +305,13 @@ def _share_maximum(perturbed: Float[Tensor, "B W C"], maximum: Float[Tensor, "B 
     Kool et al. 2019, in the form that neither overflows nor cancels. No number where nothing is open.
     """
     gap = perturbed - perturbed.amax(dim=-1, keepdim=True)
-    v = maximum[..., None] - perturbed + torch.log1p(-gap.exp())
+    v = maximum[..., None] - perturbed + _log_one_minus_exp(gap)
     return maximum[..., None] - v.clamp(min=0) - torch.log1p(torch.exp(-v.abs()))
+
+
+def _log_one_minus_exp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Returns log(1 - exp(x)) of what is not positive, by the formula that cancels nothing on either side of -log 2."""
+    return torch.where(x > -math.log(2), (-torch.expm1(x)).log(), torch.log1p(-x.exp()))
 
 
 def _run_batches(
@@ -319,11 +325,10 @@ def _run_batches(
     check_prompts(prompts)
     walker = TreeWalker(policy, trie, "legal")
 
-    def run(rows: Int[Tensor, "b"]) -> tuple[Tensor, ...]:
-        batch = walker.read([prompts[row] for row in rows.tolist()])
+    def run(rows: Int[Tensor, "b"], batch: PromptBatch) -> tuple[Tensor, ...]:
         return draw(walker, batch, rows, None if allowed is None else allowed.select(rows))
 
-    return in_batches(prompts, batch_size, run)
+    return walker.read_in_batches(prompts, batch_size, run)
 
 
 def _check_numbers(**numbers: int) -> None:
@@ -333,5 +338,5 @@ def _check_numbers(**numbers: int) -> None:
 
 
 def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < float("inf"):
+    if not 0 < temperature < math.inf:
         raise ConfigError(f"temperature must be a positive number, found {temperature}")
