@@ -1,6 +1,5 @@
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from itemic.language.spelling import Spelling
+from itemic.language.spelling import SidTokens, Spelling
 from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer
 from itemic.sid import Catalog
 
@@ -27,7 +26,7 @@ class FakePolicy:
         ids = rng.permutation(sum(codebook_sizes) + 20)
         bounds = np.cumsum([0, *codebook_sizes])
         levels = [ids[a:b] for a, b in pairwise(bounds)]
-        self.sid_tokens = SimpleNamespace(spelling=spelling, level_ids=tuple(levels), opening_ids=(), closing_ids=())
+        self.sid_tokens = SidTokens(spelling, tuple(levels), (), ())
         self.device = torch.device("cpu")
         self.catalog_version = catalog_version
         self.embedding = torch.from_numpy(rng.normal(size=(len(ids), width)))
