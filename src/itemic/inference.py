@@ -1,6 +1,6 @@
 """A trained run, ready to recommend: dataset, catalog and model of a run folder behind ids and titles."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from itemic.core.errors import ArtifactError, DataError
 from itemic.core.ranking import Histories, Recommendations
 from itemic.core.run import Run
 from itemic.data.lookup import find_items
+from itemic.decode.conditions import Where
 from itemic.decode.recommender import LanguageModelRecommender, top_probabilities
 from itemic.decode.walk import Normalization
 from itemic.language.prompts import PROMPT_VERSION, Renderer
 from itemic.model.sid_model import SidModel
 from itemic.sid.catalog import Catalog
 
-__all__ = ["RecommendedItem", "TrainedRun", "load_trained"]
+__all__ = ["RecommendedItem", "RecommendedItems", "TrainedRun", "load_trained"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,18 @@ class RecommendedItem:
     """Of the item's semantic ID among all in the catalog, given the history."""
 
 
+class RecommendedItems(list[RecommendedItem]):
+    """An answer, best first; a list that also knows how many items might have been in it."""
+
+    def __init__(self, items: Iterable[RecommendedItem], num_allowed: int) -> None:
+        """Keeps the items and ``num_allowed``, the number of items that the filters left.
+
+        An answer shorter than both this and what was asked for did not reach all that were allowed.
+        """
+        super().__init__(items)
+        self.num_allowed = num_allowed
+
+
 @dataclass(frozen=True, eq=False)
 class TrainedRun:
     """What a finished run can do."""
@@ -45,8 +58,14 @@ class TrainedRun:
     """What its answers follow from beside the request: equal identities give equal lists, but for rounding."""
 
     def recommend(
-        self, history: Sequence[str], k: int = 10, *, exclude: Sequence[str] = (), allow: Sequence[str] | None = None
-    ) -> list[RecommendedItem]:
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        *,
+        exclude: Sequence[str] = (),
+        allow: Sequence[str] | None = None,
+        where: Where = (),
+    ) -> RecommendedItems:
         """Returns the best items after a history, best first; fewer than ``k`` where fewer are allowed.
 
         Items of the history are left out where the dataset holds no repeats.
@@ -56,18 +75,21 @@ class TrainedRun:
             k: Number of items.
             exclude: Ids or titles that must not appear.
             allow: The only ids or titles that may appear; None allows the whole catalogue.
+            where: A condition on the catalogue's columns that every item must fulfil, ``"stock > 0"`` say, or several;
+                text or polars expressions (see ``decode.conditions``).
 
         Raises:
             DataError: if an id or title is not in the catalogue; the nearest titles are named. If an allowed item is
                 retired.
+            ConfigError: if a condition cannot be understood, or goes with no column or its type.
         """
         items = self.dataset.items
         past = find_items(items, history)
         forbidden = find_items(items, exclude)
         allowed = None if allow is None else [self._recommendable(find_items(items, allow))]
-        lists = self.recommend_many([past], k, exclude=[forbidden], allow=allowed)
+        lists = self.recommend_many([past], k, exclude=[forbidden], allow=allowed, where=[where])
         found = zip(lists.item_index[0].tolist(), top_probabilities(lists)[0].tolist(), strict=True)
-        return [
+        listed = [
             RecommendedItem(
                 rank=rank,
                 item_id=items["item_id"][index],
@@ -78,9 +100,16 @@ class TrainedRun:
             for rank, (index, probability) in enumerate(found, start=1)
             if index >= 0
         ]
+        assert lists.num_allowed is not None, "a language model counts what is allowed"
+        return RecommendedItems(listed, num_allowed=int(lists.num_allowed[0]))
 
     def recommend_many(
-        self, histories: Histories, k: int, exclude: Histories | None = None, allow: Histories | None = None
+        self,
+        histories: Histories,
+        k: int,
+        exclude: Histories | None = None,
+        allow: Histories | None = None,
+        where: Sequence[Where | None] | None = None,
     ) -> Recommendations:
         """Returns the ``k`` best items after each history, all as item indices.
 
@@ -91,15 +120,17 @@ class TrainedRun:
             k: Number of items.
             exclude: For each user items that must not appear.
             allow: For each user the only items that may appear; None allows the whole catalogue.
+            where: For each user a condition on the catalogue's columns that every item must fulfil, or several.
 
         Raises:
             DataError: if an item index is not in the catalogue or ``k`` is less than 1.
+            ConfigError: if a condition cannot be understood, or goes with no column or its type.
         """
         if exclude is not None and len(exclude) != len(histories):
             raise DataError(f"exclude has {len(exclude)} lists for {len(histories)} histories")
         if not self.dataset.keeps_repeats:
             exclude = [[*items, *past] for items, past in zip(exclude or [()] * len(histories), histories, strict=True)]
-        return self.recommender.recommend(histories, k, exclude, allow)
+        return self.recommender.recommend(histories, k, exclude, allow, where=where)
 
     def _recommendable(self, rows: list[int]) -> list[int]:
         retired = [self.catalog.item_ids[row] for row in rows if not self.catalog.active[row]]
@@ -157,6 +188,7 @@ def load_trained(
         normalize=normalize,
         batch_size=batch_size,
         allow_catalog_change=allow_catalog_change,
+        items=dataset.items,
     )
     renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
     made_of = {"num_beams": num_beams, "normalize": normalize, "catalog": catalog.version, **_output_hashes(run)}

@@ -10,7 +10,7 @@ from itemic.cli.printing import print_json
 from itemic.cli.recommend_table import add_table_flags, print_recommended_table, table_settings
 
 if TYPE_CHECKING:
-    from itemic.inference import RecommendedItem
+    from itemic.inference import RecommendedItems
 
 __all__ = ["run_recommend"]
 
@@ -25,6 +25,9 @@ def run_recommend(argv: list[str]) -> None:
     parser.add_argument("-k", "--k", type=int, default=10, help="number of items")
     parser.add_argument("--exclude", nargs="+", help="ids or titles that must not appear")
     parser.add_argument("--allow", nargs="+", help="the only ids or titles that may appear")
+    parser.add_argument(
+        "--where", action="append", help='condition on a catalogue column, "stock > 0" say; of several all must hold'
+    )
     parser.add_argument("--num-beams", type=int, default=50, help="beam width")
     parser.add_argument("--batch-size", type=int, default=16, help="histories decoded at once")
     parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
@@ -48,14 +51,14 @@ def run_recommend(argv: list[str]) -> None:
         print_recommended_table(trained, arguments, settings)
         return
     history, exclude = arguments.history or [], arguments.exclude or []
-    found = trained.recommend(history, arguments.k, exclude=exclude, allow=arguments.allow)
+    found = trained.recommend(history, arguments.k, exclude=exclude, allow=arguments.allow, where=arguments.where or [])
     if arguments.json:
         print_json([asdict(item) for item in found])
     else:
         _print_items(found, arguments.k)
 
 
-def _print_items(found: "list[RecommendedItem]", k: int) -> None:
+def _print_items(found: "RecommendedItems", k: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -63,5 +66,7 @@ def _print_items(found: "list[RecommendedItem]", k: int) -> None:
     for item in found:
         table.add_row(str(item.rank), item.item_id, item.title, item.sid, f"{item.probability:.4f}")
     Console().print(table)
-    if len(found) < k:
-        print(f"only {len(found)} of {k} items are allowed and were reached", file=sys.stderr)
+    if found.num_allowed < k:
+        print(f"only {found.num_allowed} items are allowed, fewer than the {k} asked for", file=sys.stderr)
+    if len(found) < min(k, found.num_allowed):
+        print(f"only {len(found)} of {found.num_allowed} allowed items were reached", file=sys.stderr)

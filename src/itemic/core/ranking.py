@@ -29,9 +29,17 @@ class Recommendations:
     num_tied_beyond: Int[np.ndarray, "B"]
     """How many further items, cut off at k, share the last listed score: without it a tie across the cut would make
     the expected rank wrong."""
+    num_allowed: Int[np.ndarray, "B"] | None = None
+    """How many items each user might have got, None where nobody counted. A list shorter than both this and ``k`` did
+    not reach all that were allowed."""
 
     def __len__(self) -> int:
         return len(self.item_index)
+
+    @property
+    def num_listed(self) -> Int[np.ndarray, "B"]:
+        """Number of items that each user got."""
+        return np.asarray(np.count_nonzero(self.item_index >= 0, axis=1))
 
 
 @runtime_checkable

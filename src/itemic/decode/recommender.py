@@ -3,15 +3,18 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import polars as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from itemic.core.errors import DataError
+from itemic.core.errors import ConfigError, DataError
 from itemic.core.ranking import Histories, Recommendations, check_histories
 from itemic.decode.beam import BeamResult, constrained_beam_search
+from itemic.decode.conditions import ItemSelector, Where
 from itemic.decode.diversity import PrefixQuota, within_quota
 from itemic.decode.filters import ItemFilter
+from itemic.decode.item_sets import ItemSet
 from itemic.decode.policy import CatalogPolicy
 from itemic.decode.prefill import PrefixMemory
 from itemic.decode.trie import Trie
@@ -19,7 +22,7 @@ from itemic.decode.walk import Normalization
 from itemic.sid.catalog import Catalog
 from itemic.sid.lineage import check_trained_on
 
-__all__ = ["LanguageModelRecommender", "top_probabilities"]
+__all__ = ["LanguageModelRecommender", "list_items", "top_probabilities"]
 
 
 class LanguageModelRecommender:
@@ -40,6 +43,7 @@ class LanguageModelRecommender:
         batch_size: int = 16,
         name: str = "itemic",
         allow_catalog_change: bool = False,
+        items: pl.DataFrame | None = None,
         quota: PrefixQuota | None = None,
     ) -> None:
         """Builds the catalog's tree.
@@ -54,6 +58,7 @@ class LanguageModelRecommender:
             name: Name in tables.
             allow_catalog_change: Whether another catalog than the model was trained on will do, one that grew or lost
                 items since, say.
+            items: The catalogue whose columns conditions name, row i is item_index i; without it there are none.
             quota: At most so many items of a list under one prefix; None sets no limit.
 
         Raises:
@@ -72,6 +77,7 @@ class LanguageModelRecommender:
         self._model = model
         self._prompt = prompt
         self._trie = Trie.from_catalog(catalog).to(model.device)
+        self._selector = None if items is None else ItemSelector(items, self._trie)
         self._num_items = catalog.num_items
         self._num_beams = num_beams
         self._normalize: Normalization = normalize
@@ -85,22 +91,36 @@ class LanguageModelRecommender:
         return self._batch_size
 
     def recommend(
-        self, histories: Histories, k: int, exclude: Histories | None = None, allow: Histories | None = None
+        self,
+        histories: Histories,
+        k: int,
+        exclude: Histories | None = None,
+        allow: Histories | None = None,
+        *,
+        where: Sequence[Where | None] | None = None,
     ) -> Recommendations:
         """Returns the ``k`` best items for each history; see ``core.ranking.Recommender``.
 
-        Scores do not depend on ``exclude`` and ``allow``: a filter takes items out of the list, no more. Items that
-        no beam reached are not listed, so ties are counted among those that were scored.
+        Scores do not depend on ``exclude``, ``allow`` and ``where``: a filter takes items out of the list, no more.
+        Items that no beam reached are not listed, so ties are counted among those that were scored.
+
+        Args:
+            histories: B histories.
+            k: Length of each list.
+            exclude: For each history items that must not appear.
+            allow: For each history the only items that may appear.
+            where: For each history a condition on the catalogue's columns or several, ``"stock > 0"`` say, that every
+                item must fulfil; None for a history without one. Those that share a condition share the work.
 
         Raises:
-            DataError: if an item index is not in the catalog or ``k`` is less than 1.
+            DataError: if an item index is not in the catalog, ``k`` is less than 1, or there is not one condition a
+                history.
+            ConfigError: if a condition cannot be understood, or goes with no column or its type.
         """
         if k < 1:
             raise DataError(f"k must be at least 1, found {k}")
         check_histories(histories, self._num_items)
-        allowed = None
-        if exclude is not None or allow is not None:
-            allowed = ItemFilter.from_lists(self._trie, len(histories), exclude, allow)
+        allowed = self._filter(len(histories), exclude, allow, where)
         beams = constrained_beam_search(
             self._model,
             [self._prompt(history) for history in histories],
@@ -112,7 +132,28 @@ class LanguageModelRecommender:
             memory=self._memory,
             quota=self._quota,
         )
-        return _list_items(self._trie, beams, k, allowed, self._quota)
+        return list_items(self._trie, beams, k, allowed, self._quota)
+
+    def _filter(
+        self,
+        num_requests: int,
+        exclude: Histories | None,
+        allow: Histories | None,
+        where: Sequence[Where | None] | None,
+    ) -> ItemFilter | None:
+        if exclude is None and allow is None and where is None:
+            return None
+        if isinstance(where, str):
+            raise DataError(f"where is the one text {where!r}; expected a condition for each history")
+        within = None if where is None else [self._select(conditions) for conditions in where]
+        return ItemFilter.from_lists(self._trie, num_requests, exclude, allow, within)
+
+    def _select(self, conditions: Where | None) -> ItemSet | None:
+        if conditions is None:
+            return None
+        if self._selector is None:
+            raise ConfigError("this recommender was made without the catalogue's columns, so it knows no conditions")
+        return self._selector.select(conditions)
 
 
 def top_probabilities(recommendations: Recommendations) -> Float[np.ndarray, "B k"]:
@@ -124,8 +165,8 @@ def top_probabilities(recommendations: Recommendations) -> Float[np.ndarray, "B 
     return probability
 
 
-def _list_items(
-    trie: Trie, beams: BeamResult, k: int, allowed: ItemFilter | None, quota: PrefixQuota | None
+def list_items(
+    trie: Trie, beams: BeamResult, k: int, allowed: ItemFilter | None, quota: PrefixQuota | None = None
 ) -> Recommendations:
     """Returns the first ``k`` allowed items on the leaves, in the leaves' order and by item index on one leaf."""
     first, last = trie.slots(trie.num_levels, beams.leaf.clamp(min=0))
@@ -145,7 +186,14 @@ def _list_items(
         item_index=item[:, :k].cpu().numpy().astype(np.int64),
         score=score[:, :k].cpu().numpy().astype(np.float64),
         num_tied_beyond=_num_tied_beyond(score, beams, k).cpu().numpy().astype(np.int64),
+        num_allowed=_num_allowed(trie, len(score), allowed),
     )
+
+
+def _num_allowed(trie: Trie, num_requests: int, allowed: ItemFilter | None) -> Int[np.ndarray, "B"]:
+    if allowed is None:
+        return np.full(num_requests, trie.num_items)
+    return allowed.num_items.cpu().numpy()
 
 
 def _num_tied_beyond(score: Float[Tensor, "B S"], beams: BeamResult, k: int) -> Tensor:

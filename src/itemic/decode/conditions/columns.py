@@ -1,0 +1,237 @@
+"""Comparisons of a catalogue's columns as polars expressions, each checked against the column's type and content.
+
+A catalogue's further columns are text where ``itemic prepare`` wrote them, so the value that a text column is compared
+with says how it is read: ``stock > 0`` as numbers, ``released >= 2024-01-01`` as dates. A row that cannot be read so is
+an error, never a row that is silently out. Knows no syntax.
+"""
+
+import difflib
+import re
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal
+
+import polars as pl
+
+from itemic.core.errors import ConfigError, DataError
+
+__all__ = ["Comparison", "check_columns", "compare", "contains", "is_among", "is_missing", "is_recent"]
+
+Comparison = Literal["=", "!=", "<", "<=", ">", ">="]
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
+_MOMENT_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
+_FIRST_SECOND, _LAST_SECOND = 10**8, 4_102_444_800
+"""1973 and 2100: whole numbers outside are years or milliseconds, not seconds since 1970."""
+
+
+def check_columns(items: pl.DataFrame, names: list[str]) -> None:
+    """Checks that the catalogue has columns.
+
+    Raises:
+        ConfigError: naming the first that it has not, the nearest name and all there are.
+    """
+    for name in names:
+        if name not in items.columns:
+            nearest = difflib.get_close_matches(name, items.columns, n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"the catalogue has no column {name!r}; did you mean {nearest!r}? It has {', '.join(items.columns)}"
+            )
+
+
+def compare(items: pl.DataFrame, name: str, comparison: Comparison, value: str) -> pl.Expr:
+    """Returns whether a column's value compares so with ``value``; null where it has none.
+
+    Text is equal letter by letter. Beside a time a day stands for the whole of it, in UTC: ``<= 2024-05-01`` holds
+    until midnight.
+
+    Raises:
+        ConfigError: if there is no such column, or its type does not go with the value or comparison.
+        DataError: if a value of the column cannot be read as what it is compared with.
+    """
+    check_columns(items, [name])
+    dtype = items.schema[name]
+    if comparison in ("=", "!=") and isinstance(dtype, (*_TEXT_TYPES, pl.Boolean)):
+        return _ordered(pl.col(name).cast(pl.String), comparison, _truth(name, value) if dtype == pl.Boolean else value)
+    if dtype.is_numeric() or (isinstance(dtype, _TEXT_TYPES) and _NUMBER.fullmatch(value)):
+        if dtype.is_integer() and _DAY.match(value):
+            return _compare_moments(items, name, comparison, value)
+        return _ordered(_as_number(items, name), comparison, _number(items, name, value))
+    if isinstance(dtype, (pl.Date, pl.Datetime)) or (isinstance(dtype, _TEXT_TYPES) and _DAY.match(value)):
+        return _compare_moments(items, name, comparison, value)
+    if isinstance(dtype, _TEXT_TYPES):
+        raise ConfigError(f"column {name!r} is text: {comparison} needs a number or a date beside it, found {value!r}")
+    remedy = f"; write {name} contains {value}" if isinstance(dtype, (pl.List, pl.Array)) else ""
+    raise ConfigError(f"column {name!r} is {_described(dtype)}: it has no {comparison}{remedy}")
+
+
+def is_among(items: pl.DataFrame, name: str, values: list[str]) -> pl.Expr:
+    """Returns whether a column's value equals one of ``values``; null where it has none.
+
+    Raises:
+        ConfigError: as ``compare`` does.
+        DataError: as ``compare`` does.
+    """
+    check_columns(items, [name])
+    if isinstance(items.schema[name], _TEXT_TYPES):
+        return pl.col(name).cast(pl.String).is_in(values)
+    found = compare(items, name, "=", values[0])
+    for value in values[1:]:
+        found = found | compare(items, name, "=", value)
+    return found
+
+
+def contains(items: pl.DataFrame, name: str, value: str) -> pl.Expr:
+    """Returns whether a list holds ``value``; null where there is no list.
+
+    In a text column the entries stand between commas, as ``itemic prepare`` writes lists.
+
+    Raises:
+        ConfigError: if there is no such column, or it holds neither lists nor text, or lists of another type.
+    """
+    check_columns(items, [name])
+    dtype = items.schema[name]
+    if isinstance(dtype, _TEXT_TYPES):
+        return pl.col(name).cast(pl.String).str.contains(rf"(?:^|,)\s*{pl.escape_regex(value)}\s*(?:,|$)")
+    if not isinstance(dtype, (pl.List, pl.Array)):
+        raise ConfigError(f"column {name!r} is {_described(dtype)}: contains needs lists, or text with commas")
+    inner = dtype.inner
+    column = pl.col(name).cast(pl.List(inner))
+    if isinstance(inner, _TEXT_TYPES):
+        return column.cast(pl.List(pl.String)).list.contains(value)
+    if inner.is_integer() and re.fullmatch(r"[+-]?\d{1,18}", value):
+        return column.cast(pl.List(pl.Int64)).list.contains(int(value))
+    if inner.is_float() and _NUMBER.fullmatch(value):
+        return column.cast(pl.List(pl.Float64)).list.contains(float(value))
+    raise ConfigError(f"column {name!r} holds lists of {_described(inner)}, found {value!r}")
+
+
+def is_missing(items: pl.DataFrame, name: str) -> pl.Expr:
+    """Returns whether a column has no value; a float that is not a number is none.
+
+    Raises:
+        ConfigError: if there is no such column.
+    """
+    check_columns(items, [name])
+    column = pl.col(name)
+    return column.is_null() | column.is_nan().fill_null(False) if items.schema[name].is_float() else column.is_null()
+
+
+def is_recent(items: pl.DataFrame, name: str, age: timedelta, now: datetime) -> pl.Expr:
+    """Returns whether a column's moment lies in the time of length ``age`` that ends now; null where it has none.
+
+    Args:
+        items: The catalogue.
+        name: Column of dates, datetimes, whole seconds since 1970, or any of them as text.
+        age: Longest time since.
+        now: The present in UTC, without a zone.
+
+    Raises:
+        ConfigError: if there is no such column, or it has no moments.
+        DataError: if a value of the column is not a moment.
+    """
+    check_columns(items, [name])
+    moment = _as_moment(items, name)
+    return (moment > now - age) & (moment <= now)
+
+
+def _compare_moments(items: pl.DataFrame, name: str, comparison: Comparison, value: str) -> pl.Expr:
+    moment = _as_moment(items, name)
+    try:
+        if _DAY.fullmatch(value):
+            return _ordered(moment.dt.date(), comparison, date.fromisoformat(value))
+        parsed = datetime.fromisoformat(value)
+    except ValueError:
+        dtype = _described(items.schema[name])
+        raise ConfigError(
+            f"column {name!r} is {dtype}: expected a date such as 2024-05-01 or 2024-05-01T18:00, found {value!r}"
+        ) from None
+    if parsed.tzinfo is not None:
+        parsed = parsed.astimezone(UTC).replace(tzinfo=None)
+    return _ordered(moment, comparison, parsed)
+
+
+def _ordered(column: pl.Expr, comparison: Comparison, value: object) -> pl.Expr:
+    literal = pl.lit(value)
+    compared = {
+        "=": column.eq,
+        "!=": column.ne,
+        "<": column.lt,
+        "<=": column.le,
+        ">": column.gt,
+        ">=": column.ge,
+    }
+    return compared[comparison](literal)
+
+
+def _number(items: pl.DataFrame, name: str, value: str) -> int | float:
+    if not _NUMBER.fullmatch(value):
+        raise ConfigError(f"column {name!r} is {_described(items.schema[name])}: expected a number, found {value!r}")
+    is_whole = re.fullmatch(r"[+-]?\d{1,18}", value) is not None
+    return int(value) if is_whole else float(value)
+
+
+def _truth(name: str, value: str) -> str:
+    if value.lower() not in ("true", "false"):
+        raise ConfigError(f"column {name!r} is true or false, found {value!r}")
+    return value.lower()
+
+
+def _as_number(items: pl.DataFrame, name: str) -> pl.Expr:
+    column, dtype = pl.col(name), items.schema[name]
+    if dtype.is_float():
+        return column.fill_nan(None)
+    if dtype.is_numeric():
+        return column
+    number = _stripped(name).cast(pl.Float64, strict=False).fill_nan(None)
+    _check_readable(items, name, number, "a number")
+    return number
+
+
+def _as_moment(items: pl.DataFrame, name: str) -> pl.Expr:
+    """Returns the column as a moment in UTC without a zone; one without a zone is in UTC already."""
+    column, dtype = pl.col(name), items.schema[name]
+    if isinstance(dtype, pl.Date):
+        return column.cast(pl.Datetime("us"))
+    if isinstance(dtype, pl.Datetime):
+        in_utc = column if dtype.time_zone is None else column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+        return in_utc.cast(pl.Datetime("us"))
+    if dtype.is_integer():
+        moment = _from_seconds(column)
+    elif isinstance(dtype, _TEXT_TYPES):
+        text = _stripped(name).str.replace(" ", "T", literal=True)
+        day = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
+        zoned = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us", time_zone="UTC")
+        plain = [text.str.to_datetime(form, strict=False, time_unit="us") for form in _MOMENT_FORMATS]
+        seconds = _from_seconds(text.cast(pl.Int64, strict=False))
+        moment = pl.coalesce(day, *plain, zoned.dt.replace_time_zone(None), seconds)
+    else:
+        raise ConfigError(f"column {name!r} is {_described(dtype)}: it has no moments")
+    _check_readable(items, name, moment, "an ISO 8601 date or time, or whole seconds since 1970 (1973 to 2100)")
+    return moment
+
+
+def _from_seconds(column: pl.Expr) -> pl.Expr:
+    seconds = pl.when(column.is_between(_FIRST_SECOND, _LAST_SECOND)).then(column.cast(pl.Int64))
+    return pl.from_epoch(seconds, time_unit="s").cast(pl.Datetime("us"))
+
+
+def _stripped(name: str) -> pl.Expr:
+    """Returns a text column without blanks around it, null where nothing is left."""
+    text = pl.col(name).cast(pl.String).str.strip_chars()
+    return pl.when(text != "").then(text)
+
+
+def _check_readable(items: pl.DataFrame, name: str, reading: pl.Expr, what: str) -> None:
+    has_value = (
+        _stripped(name).is_not_null() if isinstance(items.schema[name], _TEXT_TYPES) else pl.col(name).is_not_null()
+    )
+    unread = items.lazy().filter(reading.is_null() & has_value).select("item_id", pl.col(name).alias("value")).head(1)
+    for item_id, value in unread.collect().iter_rows():
+        raise DataError(
+            f"column {name!r} ({_described(items.schema[name])}): expected {what}, found {value!r} at item {item_id!r}"
+        )
+
+
+def _described(dtype: object) -> str:
+    return "text" if isinstance(dtype, _TEXT_TYPES) else str(dtype)
