@@ -17,8 +17,9 @@ from itemic.decode.filters import ItemFilter
 from itemic.decode.naive import naive_beam_search
 from itemic.decode.noise import hash_keys, uniform_noise
 from itemic.decode.policy import Policy
-from itemic.decode.think import ThinkConfig, ThoughtTokens, think_then_recommend
+from itemic.decode.think import ThinkConfig, think_then_recommend
 from itemic.decode.trie import Trie
+from itemic.language import ThoughtTokens
 
 SIZES = (4, 5)
 SIDS = [(0, 0), (0, 1), (1, 4), (2, 0), (2, 2), (2, 3), (3, 1)]

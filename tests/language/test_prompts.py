@@ -108,6 +108,30 @@ def test_a_template_that_refuses_a_system_role_is_used_without_one(chat: Rendere
     assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_a_thinking_prompt_lets_the_template_think_and_opens_the_thought(chat: Renderer) -> None:
+    """As with Qwen3, whose template closes an empty thought where thinking is off."""
+    closed = "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    template = chat.tokenizer.chat_template
+    for opened in ("", "<think>\n"):
+        chat.tokenizer.chat_template = template.replace(
+            "<|im_start|>assistant\n", f"<|im_start|>assistant\n{opened or closed}"
+        )
+        renderer = Renderer(chat.tokenizer, chat.spelling, chat.codes, "chat")
+        text = chat.tokenizer.decode(renderer.thinking_prompt([0, 2]))
+        user = PROMPTS["next_item"].format(history=chat.history_text([0, 2]))
+        assert text.endswith(f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n<think>\n")
+    frame = chat.thought_tokens()
+    assert chat.tokenizer.decode(frame.stop_ids) == "</think>"
+    assert chat.tokenizer.decode(frame.then_ids) == "\n\n" + "".join(chat.spelling.opening)
+    assert {chat.tokenizer.bos_token_id, chat.tokenizer.eos_token_id} <= set(frame.never_ids)
+
+
+def test_a_model_without_words_cannot_think(sid_only: Renderer) -> None:
+    for ask in (lambda: sid_only.thinking_prompt([0]), sid_only.thought_tokens):
+        with pytest.raises(ConfigError, match="a thought needs words: this model's prompts are sid-only"):
+            ask()
+
+
 def test_unusable_tokenizers_and_tasks_are_refused(spelling: Spelling) -> None:
     codes = np.zeros((1, 3), dtype=np.int64)
     other = Spelling.of(spelling.style, (9, 4, 4))

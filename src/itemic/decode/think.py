@@ -1,7 +1,7 @@
 """Two stages, "think, then recommend": free text until a stop, then the constrained search from the same cache.
 
 Every prompt is read once, every thought is written into the prompt's cache, and the search goes on from there. Knows
-tokens only: which ones frame a thought is told by ``ThoughtTokens``, which the renderer of a model makes. Two-stage
+tokens only: which ones frame a thought is told by ``ThoughtTokens``, which the renderer makes. Two-stage
 roll-outs are those of OpenOneRec (arXiv 2512.24762), whose second stage is not constrained.
 """
 
@@ -21,8 +21,9 @@ from itemic.decode.prefill import PrefixMemory, PromptBatch, check_prompts
 from itemic.decode.scoring import widen
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Normalization, TreeWalker
+from itemic.language.thoughts import ThoughtTokens
 
-__all__ = ["ThinkConfig", "ThoughtTokens", "Thoughts", "think", "think_then_recommend"]
+__all__ = ["ThinkConfig", "Thoughts", "think", "think_then_recommend"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,24 +48,6 @@ class ThinkConfig:
             raise ConfigError(f"temperature {self.temperature}: expected at least 0 and finite")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p {self.top_p}: expected more than 0 and at most 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ThoughtTokens:
-    """Token ids that frame a thought."""
-
-    stop_ids: tuple[int, ...]
-    """The tokens, one after the other, that end a thought, ``</think>`` say; appended where the budget runs out."""
-    then_ids: tuple[int, ...]
-    """What is read between the stop and a semantic ID's first code: a line break and the opening tokens, say."""
-    never_ids: tuple[int, ...] = ()
-    """Tokens that no thought may hold: the end of the turn, say."""
-
-    def __post_init__(self) -> None:
-        if not self.stop_ids:
-            raise ConfigError("stop_ids is empty; expected the tokens that end a thought")
-        if clash := set(self.stop_ids).intersection(self.never_ids):
-            raise ConfigError(f"stop_ids {list(self.stop_ids)} and never_ids share {sorted(clash)}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

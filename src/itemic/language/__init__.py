@@ -5,6 +5,7 @@ from itemic.language.packing import Group, PackedRows, pack_rows, rows_to_batch,
 from itemic.language.prompts import PROMPT_VERSION, Message, Renderer, TokenExample
 from itemic.language.spelling import SidTokens, Spelling
 from itemic.language.tasks import TASKS, ItemTexts, Task
+from itemic.language.thoughts import ThoughtTokens
 
 __all__ = [
     "PROMPT_VERSION",
@@ -18,6 +19,7 @@ __all__ = [
     "SidTokens",
     "Spelling",
     "Task",
+    "ThoughtTokens",
     "TokenExample",
     "pack_rows",
     "rows_to_batch",

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int
 from itemic.core.errors import ConfigError, DataError
 from itemic.core.files import text_hash
 from itemic.language.spelling import SidTokens, Spelling
+from itemic.language.thoughts import THOUGHT_OPENING, THOUGHT_STOP, THOUGHT_THEN, ThoughtTokens
 
 __all__ = ["PROMPTS", "PROMPT_VERSION", "Message", "PromptMode", "Renderer", "TokenExample", "title_list"]
 
@@ -145,6 +146,37 @@ class Renderer:
             prompt = [self.tokenizer.bos_token_id, *self._history_ids(history)]
         return [*prompt, *self.sid_tokens.opening_ids]
 
+    def thinking_prompt(self, history: Sequence[int]) -> list[int]:
+        """Returns the prompt of the next item after which the first token of a thought follows (chat mode).
+
+        The words are those of ``next_item_prompt``; the template is told to let the model think, where it knows of it.
+
+        Args:
+            history: Item indices, oldest first; may be empty.
+
+        Raises:
+            ConfigError: in sid-only mode, which has no words to think in.
+        """
+        before, after = self._thinking_template
+        return self.encode(before + PROMPTS["next_item"].format(history=self.history_text(history)) + after)
+
+    def thought_tokens(self) -> ThoughtTokens:
+        """Returns the tokens that end a thought and lead over to the next item's first code (chat mode).
+
+        A thought holds no special token of the tokenizer. Where the stop is not one token of the tokenizer, a thought
+        may run into it without its being seen: then the budget ends the thought.
+
+        Raises:
+            ConfigError: in sid-only mode.
+        """
+        self._check_has_words()
+        stop = tuple(self.encode(THOUGHT_STOP))
+        return ThoughtTokens(
+            stop_ids=stop,
+            then_ids=(*self.encode(THOUGHT_THEN), *self.sid_tokens.opening_ids),
+            never_ids=tuple(sorted({*self.tokenizer.all_special_ids, self._turn_end}.difference(stop))),
+        )
+
     def prompt_ids(self, user_text: str) -> list[int]:
         """Returns a user's message in the chat template, up to where the answer begins."""
         return self.encode(self._before + user_text + self._after)
@@ -184,6 +216,16 @@ class Renderer:
         bos = np.array([self.tokenizer.bos_token_id], dtype=np.int64)
         return TokenExample(np.concatenate([bos, body.ravel()]), np.concatenate([[False], is_label.ravel()]))
 
+    @functools.cached_property
+    def _thinking_template(self) -> tuple[str, str]:
+        self._check_has_words()
+        before, after = _chat_template(self.tokenizer, lets_think=True)
+        return before, after if after.endswith(THOUGHT_OPENING) else after + THOUGHT_OPENING
+
+    def _check_has_words(self) -> None:
+        if self.mode != "chat":
+            raise ConfigError("a thought needs words: this model's prompts are sid-only; train one with chat prompts")
+
     def _history_ids(self, history: Sequence[int]) -> list[int]:
         ids: list[int] = self._item_tokens[np.asarray(history, dtype=np.int64)].ravel().tolist()
         return ids
@@ -208,8 +250,8 @@ def _labelled(prompt: list[int], answer: list[int]) -> TokenExample:
     return TokenExample(np.array([*prompt, *answer], dtype=np.int64), is_label)
 
 
-def _chat_template(tokenizer: Any) -> tuple[str, str]:
-    """Returns the text before and after the user's words, up to where the assistant speaks."""
+def _chat_template(tokenizer: Any, lets_think: bool = False) -> tuple[str, str]:
+    """Returns the text before and after the user's words, up to where the assistant speaks, or thinks."""
     if not tokenizer.chat_template:
         before, after = _PLAIN_TEMPLATE.format(system=SYSTEM, user=_MARK).split(_MARK)
         return (tokenizer.bos_token or "") + before, after
@@ -217,7 +259,7 @@ def _chat_template(tokenizer: Any) -> tuple[str, str]:
     for messages in ([{"role": "system", "content": SYSTEM}, user], [user]):
         try:
             text = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=lets_think
             )
         except Exception as error:  # a template raises its own jinja errors, for a system role it does not know say
             refusal = error
