@@ -1,5 +1,6 @@
 """Ranked lists as Arrow tables, a row a recommendation or a row a user; knows no model and no file."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,8 @@ class AnswerTable:
     layout: Layout
     """``long``: a row a recommendation, best first, users in the order of the input. ``lists``: a row a user with a
     list a column; exploding them gives ``long`` without the rank."""
+    probabilities: Callable[[Recommendations], np.ndarray] = top_probabilities
+    """From lists to what stands in the column ``probability``."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -52,7 +55,7 @@ class AnswerTable:
         if self.titles is not None:
             columns["title"] = self.titles.take(item)
         columns["score"] = pa.array(lists.score[user, place].astype(np.float32))
-        columns["probability"] = pa.array(top_probabilities(lists)[user, place].astype(np.float32))
+        columns["probability"] = pa.array(self.probabilities(lists)[user, place].astype(np.float32))
         users = user_id.to_arrow().cast(self.user_type)
         if self.layout == "lists":
             start = pa.array(np.searchsorted(user, np.arange(len(lists) + 1)).astype(np.int32))

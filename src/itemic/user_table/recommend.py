@@ -1,7 +1,6 @@
 """Recommendations for everybody in a table: users in, Parquet out, chunk by chunk, and on again after a kill."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from itemic.user_table.source import ALL_USERS, Catalogue, UserSource, open_user
 __all__ = ["TableSummary", "recommend_table"]
 
 _BATCHES_PER_CALL = 4
+_FIGURES = ("num_users", "num_recommendations", "num_short_users", "num_empty_histories", "num_dropped_items")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +101,7 @@ def recommend_table(
         titles=_texts(items["title"].fill_null("")) if titles else None,
         user_type=users.user_type,
         layout=layout,
+        probabilities=trained.probabilities,
     )
     parts = PartFolder(Path(target))
     parts.open({"itemic": itemic.__version__, **trained.identity, **users.identity(), **settings})
@@ -132,9 +133,9 @@ class _Job:
             self.parts.write_survey(found)
         return found["num_users"]
 
-    def fill(self, num_users: int) -> tuple[int, int, Counter[str]]:
+    def fill(self, num_users: int) -> tuple[int, int, dict[str, int]]:
         """Makes every part that is not there; returns their number, how many users were there, and all figures."""
-        counted: Counter[str] = Counter()
+        counted = dict.fromkeys(_FIGURES, 0)
         number, num_resumed = -1, 0
         with progress_bar("recommending", total=num_users) as advance:
             report = _with_rate(advance)
@@ -145,7 +146,7 @@ class _Job:
                 else:
                     num_resumed += len(requests)
                     advance(len(requests), "done before")
-                counted.update(figures)
+                counted = {name: count + figures[name] for name, count in counted.items()}
         return number + 1, num_resumed, counted
 
     def _requests(self) -> Iterator[Requests]:
