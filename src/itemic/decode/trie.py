@@ -225,6 +225,11 @@ class Trie:
         """Returns the first child of nodes at ``depth`` and the one after the last."""
         return self.child_start[depth][node], self.child_start[depth][node + 1]
 
+    def num_children(self, depth: int, node: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """Returns the number of children of nodes at ``depth``."""
+        first, last = self.child_range(depth, node)
+        return last - first
+
     def slots(self, depth: int, node: Int[Tensor, "*shape"]) -> tuple[Int[Tensor, "*shape"], Int[Tensor, "*shape"]]:
         """Returns the first slot below nodes at ``depth`` and the one after the last."""
         if depth == len(self.slot_start):

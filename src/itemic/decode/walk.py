@@ -7,7 +7,6 @@ that is the search's (``beam``, ``stochastic``).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,46 +14,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from itemic.core.errors import CatalogError, ConfigError
+from itemic.decode.candidates import Candidates, Nodes, find_candidates
 from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import Policy
 from itemic.decode.prefill import PrefixMemory, PromptBatch, in_batches
-from itemic.decode.scoring import VocabularyNormalizer, legal_normalizer, widen
+from itemic.decode.scoring import VocabularyNormalizer, widen
 from itemic.decode.trie import Trie
 
 __all__ = ["Candidates", "Nodes", "Normalization", "TreeWalker", "Walk"]
 
 Normalization = Literal["legal", "full"]
-
-
-@dataclass(frozen=True, eq=False)
-class Nodes:
-    """W nodes of one depth for each prompt, in the order in which the search took them."""
-
-    node: Int[Tensor, "B W"]
-    logprob: Float[Tensor, "B W"]
-    """Sum of the log-probabilities of a node's codes; -inf for a column that is no node at all."""
-    num_items: Int[Tensor, "B W"]
-    """Number of allowed items below a node; above the leaves a filter says no more than 0 or 1."""
-    parent: Int[Tensor, "B W"]
-    """Column, one depth above, that a node continues."""
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """The children of a depth's nodes, C columns for each node."""
-
-    node: Int[Tensor, "B W C"]
-    logprob: Float[Tensor, "B W C"]
-    """Sum of the log-probabilities of a node's codes; -inf where it is no child or leads to no allowed item."""
-    num_items: Int[Tensor, "B W C"]
-    """Number of allowed items below a node; above the leaves a filter says no more than 0 or 1."""
-
-    def at(self, place: Int[Tensor, "B V"]) -> Nodes:
-        """Returns the candidates at places of the flattened W * C columns."""
-        node, logprob, num_items = (
-            column.flatten(1).gather(1, place) for column in (self.node, self.logprob, self.num_items)
-        )
-        return Nodes(node, logprob, num_items, parent=place // self.node.shape[-1])
 
 
 class TreeWalker:
@@ -145,21 +114,10 @@ class Walk:
 
     def candidates(self) -> Candidates:
         """Returns the children of the nodes it stands on, with their scores."""
-        walker, trie = self._walker, self._walker.trie
-        node, is_child = trie.children(self.depth, self.nodes.node)
+        walker = self._walker
         logits = widen(walker.policy.logits(self._hidden, walker.level_ids[self.depth]))
-        child_logits = logits.gather(-1, trie.codes[self.depth][node].long())
-        if walker.vocabulary_normalizer is None:
-            normalizer = legal_normalizer(child_logits, is_child)
-        else:
-            normalizer = walker.vocabulary_normalizer(self._hidden)
-        if self._allowed is None:
-            num_items = trie.num_items_below(self.depth + 1, node)
-        else:
-            num_items = self._allowed.num_allowed(self.depth + 1, node)
-        num_items = num_items * is_child
-        logprob = self.nodes.logprob[..., None] + (child_logits - normalizer[..., None])
-        return Candidates(node, logprob.masked_fill(num_items == 0, -torch.inf), num_items)
+        normalizer = None if walker.vocabulary_normalizer is None else walker.vocabulary_normalizer(self._hidden)
+        return find_candidates(walker.trie, self.depth, self.nodes, logits, normalizer, self._allowed)
 
     def take(self, nodes: Nodes) -> None:
         """Goes to some of the candidates, one depth down; their codes are read unless they are leaves."""
