@@ -8,6 +8,7 @@ from itemic.model.adapters import LoraConfig, add_lora, freeze_backbone, merge_a
 from itemic.model.backbone import DecoderConfig, checkpoint_activations, load_backbone, make_decoder, make_sid_tokenizer
 from itemic.model.dropout import add_dropout
 from itemic.model.new_rows import RowInit, codebook_rows, mean_rows, text_rows
+from itemic.model.precision import Precision
 from itemic.model.sid_model import KeyValueCache, SidModel
 from itemic.model.vocabulary import expand_vocabulary
 
@@ -15,6 +16,7 @@ __all__ = [
     "DecoderConfig",
     "KeyValueCache",
     "LoraConfig",
+    "Precision",
     "RowInit",
     "SidModel",
     "add_dropout",

@@ -22,6 +22,7 @@ from itemic.language.spelling import SidTokens, Spelling
 from itemic.model.adapters import merge_adapters
 from itemic.model.backbone import load_backbone, new_cache, save_network
 from itemic.model.parts import attention_window, decoder_of, head_of, head_rule
+from itemic.model.precision import Precision, check_not_prepared, prepare_network
 from itemic.model.trained_rows import TrainedRowsHead
 
 __all__ = ["KeyValueCache", "SidModel"]
@@ -136,17 +137,37 @@ class SidModel:
             token_ids: Rows of the head to use, in this order; None for all of them.
         """
         head = head_of(self.network)
+        hidden = hidden.to(head.weight.dtype)
         if token_ids is None:
             return self._head_rule.apply(head(hidden))
         rows = head.rows(token_ids) if isinstance(head, TrainedRowsHead) else head.weight[token_ids]
         bias = None if head.bias is None else head.bias[token_ids]
         return self._head_rule.apply(nn.functional.linear(hidden, rows, bias))
 
+    def prepare_for_inference(self, precision: Precision = "auto", *, compile: bool = False) -> "SidModel":
+        """Returns this model, whose layers now compute in another format; it can be trained and saved no more.
+
+        See :func:`itemic.model.precision.prepare_network`.
+
+        Args:
+            precision: ``auto``, ``float32``, ``bfloat16`` or ``int8``.
+            compile: Whether ``torch.compile`` fuses the layers' operations.
+
+        Raises:
+            ConfigError: if the format does not exist, the device cannot compute in it, or it was done before.
+        """
+        prepare_network(self.network, precision, compile=compile)
+        return self
+
     def save(self, folder: Path) -> None:
         """Writes a Hugging Face folder that plain transformers loads, and ``itemic.json``, atomically.
 
         Adapters are folded in; the network itself keeps them.
+
+        Raises:
+            ConfigError: if the model was prepared for inference.
         """
+        check_not_prepared(self.network)
         card = {
             "itemic": importlib.metadata.version("itemic"),
             "catalog_version": self.catalog_version,

@@ -1,0 +1,129 @@
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from itemic.core.errors import ConfigError
+from itemic.language.spelling import Spelling
+from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer, precision
+from itemic.model.precision import Int8Linear, PackedLinear, PreparedLinear, can_pack, prepare_network
+
+
+@pytest.fixture
+def model() -> SidModel:
+    spelling = Spelling(style="plain", codebook_sizes=(8, 8))
+    tokenizer = make_sid_tokenizer(spelling)
+    shape = DecoderConfig(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=48)
+    network = make_decoder(shape, len(tokenizer), np.random.default_rng(0)).eval()
+    facts = {"prompt_mode": "sid-only", "prompt_version": "1", "catalog_version": ""}
+    return SidModel(network, tokenizer, spelling, **facts)
+
+
+@torch.no_grad()
+def logits(model: SidModel) -> torch.Tensor:
+    ids = torch.tensor([[1, 3, 12, 5, 17, 8]])
+    mask = torch.ones(1, 1, 6, 6, dtype=torch.bool, device=model.device).tril()
+    positions = torch.arange(6, device=model.device)[None]
+    return model.logits(model.hidden(ids.to(model.device), mask, positions)[0]).cpu()
+
+
+def num_prepared(model: SidModel) -> int:
+    return sum(isinstance(module, PreparedLinear) for module in model.network.modules())
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("auto", 1e-5), ("float32", 1e-5), ("int8", 0.05), ("bfloat16", 0.02)])
+def test_prepared_models_score_like_the_plain_one(model, monkeypatch, name, tolerance) -> None:
+    monkeypatch.setattr(precision, "_is_faster_in_bfloat16", lambda network: True)
+    plain = logits(model)
+    prepared = logits(model.prepare_for_inference(name))
+    assert num_prepared(model) == 14
+    assert prepared.dtype == torch.float32
+    assert (prepared - plain).abs().max() <= tolerance * plain.abs().max()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (1, 1)])
+def test_layers_are_close_in_every_shape(bias, shape) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(24, 40, bias=bias)
+    x = torch.randn(*shape, 24)
+    with torch.no_grad():
+        expected = linear(x)
+        torch.testing.assert_close(PackedLinear(linear, torch.float32)(x), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(PackedLinear(linear, torch.bfloat16)(x), expected, rtol=0, atol=0.03)
+        torch.testing.assert_close(Int8Linear(linear)(x), expected, rtol=0, atol=0.03)
+
+
+def test_int8_is_exact_on_a_grid_of_its_own() -> None:
+    """Rows whose largest entry is 127 are whole numbers of the scale 1, zeros of any scale."""
+    linear = nn.Linear(3, 2)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[127.0, -3, 5], [-127, 0, 1]]))
+        linear.bias.copy_(torch.tensor([0.5, -0.5]))
+        x = torch.tensor([[127.0, 1, -2], [0, 0, 0]])
+        assert Int8Linear(linear)(x).tolist() == linear(x).tolist()
+
+
+def test_a_prepared_model_is_neither_saved_nor_trained_nor_prepared_again(model, tmp_path) -> None:
+    model.prepare_for_inference("int8")
+    with pytest.raises(ConfigError, match="packed or rounded; load it again"):
+        model.save(tmp_path / "model")
+    with pytest.raises(ConfigError, match="cannot be trained"):
+        model.network.train()
+    with pytest.raises(ConfigError, match="packed or rounded"):
+        model.prepare_for_inference("float32")
+    assert not (tmp_path / "model").exists()
+
+
+def test_plain_layers_stay_where_nothing_can_be_packed(model, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(precision, "can_pack", lambda dtype: False)
+    plain = logits(model)
+    with caplog.at_level(logging.WARNING):
+        assert prepare_network(model.network, "bfloat16") == "float32"
+    assert "no faster than float32" in caplog.text
+    assert num_prepared(model) == 0
+    assert logits(model).equal(plain)
+
+
+def test_probes_answer() -> None:
+    assert can_pack(torch.float32) in (True, False)
+    model = nn.Module()
+    model.base_model = nn.Sequential(nn.Linear(16, 16))  # type: ignore[assignment]
+    assert precision._is_faster_in_bfloat16(model) in (True, False)
+
+
+def test_layers_in_bfloat16_keep_embedding_and_head_in_float32(model) -> None:
+    """What bfloat16 is on a CUDA device, on the CPU."""
+    plain = logits(model)
+    precision._round_layers(model.network)
+    rounded = logits(model)
+    assert rounded.dtype == torch.float32
+    assert model.network.get_input_embeddings().weight.dtype == torch.float32
+    assert 0 < (rounded - plain).abs().max() <= 0.05 * plain.abs().max()
+
+
+def test_int8_is_refused_beside_a_cpu(model) -> None:
+    with pytest.raises(ConfigError, match="int8 on meta: it is made for CPUs"):
+        prepare_network(copy.deepcopy(model.network).to("meta"), "int8")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_compiled_layers_score_the_same(model) -> None:
+    expected = logits(model)
+    compiled = logits(model.prepare_for_inference("float32", compile=True))
+    torch.testing.assert_close(compiled, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compile", [False, True])
+def test_bfloat16_on_cuda(model, compile) -> None:
+    plain = logits(model)
+    model.network.to("cuda")
+    assert prepare_network(model.network, "auto", compile=compile) == "bfloat16"
+    rounded = logits(model)
+    assert (rounded - plain).abs().max() <= 0.05 * plain.abs().max()
