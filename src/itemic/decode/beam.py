@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itemic.core.errors import ConfigError
+from itemic.decode.candidates import top_places
 from itemic.decode.diversity import PrefixQuota, best_within_quota, close_over_quota
 from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import Policy
@@ -127,7 +128,7 @@ def search_prompts(
 
 
 def _best(candidates: Candidates, width: int) -> Nodes:
-    return candidates.at(candidates.logprob.flatten(1).topk(width, dim=1).indices)
+    return candidates.at(top_places(candidates.logprob.flatten(1), width))
 
 
 def _num_tied_beyond(candidates: Candidates, beams: Nodes) -> Int[Tensor, "B"]:
