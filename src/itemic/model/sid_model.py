@@ -144,8 +144,8 @@ class SidModel:
         bias = None if head.bias is None else head.bias[token_ids]
         return self._head_rule.apply(nn.functional.linear(hidden, rows, bias))
 
-    def prepare_for_inference(self, precision: Precision = "auto", *, compile: bool = False) -> "SidModel":
-        """Returns this model, whose layers now compute in another format; it can be trained and saved no more.
+    def prepare_for_inference(self, precision: Precision = "auto", *, compile: bool = False) -> str:
+        """Returns the number format that the layers now compute in; the model can be trained and saved no more.
 
         See :func:`itemic.model.precision.prepare_network`.
 
@@ -156,8 +156,7 @@ class SidModel:
         Raises:
             ConfigError: if the format does not exist, the device cannot compute in it, or it was done before.
         """
-        prepare_network(self.network, precision, compile=compile)
-        return self
+        return prepare_network(self.network, precision, compile=compile)
 
     def save(self, folder: Path) -> None:
         """Writes a Hugging Face folder that plain transformers loads, and ``itemic.json``, atomically.
