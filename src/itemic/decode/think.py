@@ -14,6 +14,7 @@ from torch import Tensor
 
 from itemic.core.errors import ConfigError
 from itemic.decode.beam import BeamResult, search_prompts
+from itemic.decode.diversity import PrefixQuota
 from itemic.decode.filters import ItemFilter
 from itemic.decode.noise import hash_keys, uniform_noise, working_dtype
 from itemic.decode.policy import Policy
@@ -79,6 +80,7 @@ def think_then_recommend(
     *,
     batch_size: int = 16,
     memory: PrefixMemory | None = None,
+    quota: PrefixQuota | None = None,
 ) -> tuple[Thoughts, BeamResult]:
     """Returns a thought for each prompt and the leaves of the search that goes on after it.
 
@@ -97,6 +99,7 @@ def think_then_recommend(
         batch_size: Most prompts in the cache at once. A batch is done when its longest thought is.
         memory: What prompts begin with, kept from earlier calls of this model with these weights; None shares within
             this call only.
+        quota: At most so many items under one prefix, as in ``constrained_beam_search``.
 
     Raises:
         ConfigError: if the width, batch size or normalisation does not exist, or the stop could never be written.
@@ -115,7 +118,7 @@ def think_then_recommend(
         missing = (0, config.max_new_tokens - thoughts.tokens.shape[1])
         tokens = torch.nn.functional.pad(thoughts.tokens, missing, value=-1)
         chosen = None if allowed is None else allowed.select(rows)
-        return tokens, thoughts.length, thoughts.is_complete, *search_prompts(walker, batch, num_beams, chosen)
+        return tokens, thoughts.length, thoughts.is_complete, *search_prompts(walker, batch, num_beams, chosen, quota)
 
     found = walker.read_in_batches(prompts, batch_size, run)
     if found is None:
