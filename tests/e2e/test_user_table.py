@@ -352,3 +352,21 @@ def test_a_run_that_changed_starts_a_table_over(shop_run: Path, trained: itemic.
     shutil.copytree(shop_run, copy)
     assert itemic.load_trained(copy, num_beams=20, batch_size=8).identity == trained.identity
     assert itemic.load_trained(copy, num_beams=21).identity != trained.identity
+
+
+def test_a_condition_holds_for_every_user(
+    trained: itemic.TrainedRun, write_users: Callable[..., Path], tmp_path: Path, stop_after: Callable[[int], None]
+) -> None:
+    stop_after(10**6)
+    users, target = write_users(**FOUR), tmp_path / "recs.parquet"
+    where = ["item_index < 6", "title != 'Thing 2'"]
+    itemic.recommend_table(trained, users, target, k=20, where=where)
+    expected = [
+        (user, item.item_id)
+        for user, history, exclude, allow in zip(*FOUR.values(), strict=True)
+        for item in trained.recommend(history, 20, exclude=exclude or (), allow=allow, where=where)
+    ]
+    assert pl.read_parquet(target).select("user_id", "item_id").rows() == expected
+    stop_after(0)
+    with pytest.raises(ConfigError, match="colour"):
+        itemic.recommend_table(trained, tmp_path / "nobody.parquet", target, where="colour = 'red'")

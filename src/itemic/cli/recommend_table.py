@@ -84,7 +84,8 @@ def print_recommended_table(trained: "TrainedRun", arguments: argparse.Namespace
     if arguments.json:
         logging.getLogger("itemic").setLevel(logging.WARNING)
     settings = dict(settings)
-    summary = recommend_table(trained, arguments.users, settings.pop("out"), k=arguments.k, **settings)
+    settings |= {"k": arguments.k, "where": arguments.where or []}
+    summary = recommend_table(trained, arguments.users, settings.pop("out"), **settings)
     if arguments.json:
         print_json(asdict(summary))
         return

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ import itemic
 from itemic.core.errors import ConfigError
 from itemic.core.progress import progress_bar
 from itemic.core.ranking import Recommendations
+from itemic.decode.conditions import Condition, Where, item_mask
 from itemic.inference import TrainedRun
 from itemic.user_table.answers import AnswerTable, Layout
 from itemic.user_table.lookup import ItemRows
@@ -59,6 +61,7 @@ def recommend_table(
     layout: Layout = "long",
     titles: bool = True,
     exclude_seen: bool | None = None,
+    where: Where = (),
     unknown_items: UnknownItems = "error",
     chunk_rows: int = 1024,
 ) -> TableSummary:
@@ -81,6 +84,8 @@ def recommend_table(
         layout: ``long``, a row a recommendation, or ``lists``, a row a user.
         titles: Whether there is a title column.
         exclude_seen: Whether items of the history are left out; None does so where the dataset holds no repeats.
+        where: A condition on the catalogue's columns that every item must fulfil, or several (see
+            ``decode.conditions``).
         unknown_items: ``error``, or ``drop`` to leave out ids that no item has, and count them.
         chunk_rows: Users in a chunk, which is what a kill can lose. Users with histories of like length are put
             together within one.
@@ -91,9 +96,12 @@ def recommend_table(
     """
     started = time.perf_counter()
     settings: dict[str, Any] = {"k": k, "layout": layout, "titles": titles, "exclude_seen": exclude_seen}
-    settings |= {"unknown_items": unknown_items, "chunk_rows": chunk_rows}
+    conditions = [where] if isinstance(where, str | pl.Expr) else list(where)
+    settings |= {"where": list(map(str, conditions)), "unknown_items": unknown_items, "chunk_rows": chunk_rows}
     _check(source, Path(target), settings)
     items = trained.dataset.items
+    # A condition that cannot be understood shows before the table is read, not after.
+    item_mask(items, conditions, datetime.now(UTC).replace(tzinfo=None))
     catalogue = Catalogue(items=ItemRows(items["item_id"]), active=trained.catalog.active, unknown_items=unknown_items)
     users = open_users(source, trained.dataset, catalogue)
     answers = AnswerTable(
@@ -105,7 +113,7 @@ def recommend_table(
     )
     parts = PartFolder(Path(target))
     parts.open({"itemic": itemic.__version__, **trained.identity, **users.identity(), **settings})
-    job = _Job(trained, users, parts, answers, k, exclude_seen, chunk_rows)
+    job = _Job(trained, users, parts, answers, k, exclude_seen, conditions, chunk_rows)
     num_parts, num_resumed, counted = job.fill(job.num_users())
     parts.assemble(num_parts, answers.schema)
     wall_time_s = round(time.perf_counter() - started, 3)
@@ -122,6 +130,7 @@ class _Job:
     answers: AnswerTable
     k: int
     exclude_seen: bool | None
+    where: list[Condition]
     chunk_rows: int
 
     def num_users(self) -> int:
@@ -184,11 +193,12 @@ class _Job:
         histories = requests.history.select(users)
         exclude = requests.exclude.select(users)
         allow = requests.allow.select(users) if requests.has_allow[users[0]] else None
+        where = [self.where] * len(users) if self.where else None
         if self.exclude_seen is None:
-            return self.trained.recommend_many(histories, self.k, exclude, allow)
+            return self.trained.recommend_many(histories, self.k, exclude, allow, where)
         if self.exclude_seen:
             exclude = [[*items, *past] for items, past in zip(exclude, histories, strict=True)]
-        return self.trained.recommender.recommend(histories, self.k, exclude, allow)
+        return self.trained.recommender.recommend(histories, self.k, exclude, allow, where=where)
 
 
 def _with_rate(advance: Callable[[int, str], None]) -> Callable[[int], None]:
