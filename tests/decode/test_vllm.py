@@ -1,6 +1,7 @@
 """vLLM's logits processor and beam search: against the real interface where vllm is installed, and a stand-in always.
 
-The stand-in keeps the interface of vllm 0.32.0, ``vllm/v1/sample/logits_processor/interface.py``, and no more.
+The stand-in keeps the interface of vllm 0.32.0, ``vllm/v1/sample/logits_processor/interface.py``
+and ``vllm/v1/worker/gpu/sample/logits_processor/interface.py``, and no more.
 """
 
 import enum
@@ -18,8 +19,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itemic.core.errors import CatalogError, ConfigError
-from itemic.decode import ItemFilter, Trie, constrained_beam_search
+from itemic.core.errors import CatalogError, ConfigError, DataError, MissingDependencyError
+from itemic.core.ranking import Recommender
+from itemic.decode import ItemFilter, LanguageModelRecommender, Trie, constrained_beam_search
 from itemic.decode.prefix import PrefixReader
 from itemic.language import Renderer, Spelling
 from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer
@@ -51,8 +53,10 @@ class StandInProcessor:
 def stand_in_modules() -> dict[str, ModuleType]:
     from transformers import AutoTokenizer
 
-    modules = {name: ModuleType(name) for name in ("vllm", "vllm.tokenizers", "vllm.v1", "vllm.v1.sample")}
-    interface = modules["vllm.v1.sample.logits_processor"] = ModuleType("vllm.v1.sample.logits_processor")
+    folders = ("", ".tokenizers", ".v1", ".v1.sample", ".v1.worker", ".v1.worker.gpu", ".v1.worker.gpu.sample")
+    leaves = (".v1.sample.logits_processor", ".v1.worker.gpu.sample.logits_processor")
+    modules = {f"vllm{name}": ModuleType(f"vllm{name}") for name in (*folders, *leaves)}
+    interface, slots = (modules[f"vllm{name}"] for name in leaves)
     modules["vllm"].SamplingParams = SimpleNamespace
     modules["vllm.tokenizers"].cached_tokenizer_from_config = lambda config: AutoTokenizer.from_pretrained(
         config.tokenizer
@@ -60,6 +64,8 @@ def stand_in_modules() -> dict[str, ModuleType]:
     interface.BatchUpdate = StandInUpdate
     interface.LogitsProcessor = StandInProcessor
     interface.MoveDirectionality = StandInDirection
+    slots.LogitsContext = slots.LogitsProcRequestState = SimpleNamespace
+    slots.LogitsProcessor = StandInProcessor
     return modules
 
 
@@ -126,12 +132,14 @@ def make_world(folder: Any, style: str) -> World:
         tokenizer_mode="auto",
         tokenizer_revision=None,
         trust_remote_code=False,
-        logits_processors=[f"{NAME}:SidLogitsProcessor"],
+        logits_processors=[f"{NAME}:SidLogitsProcessorV1"],
         logprobs_mode="processed_logits",
         max_logprobs=20,
     )
     config = SimpleNamespace(
-        model_config=model_config, additional_config={"itemic_catalog": str(folder / "catalog"), "other": 1}
+        model_config=model_config,
+        additional_config={"itemic_catalog": str(folder / "catalog"), "other": 1},
+        speculative_config=None,
     )
     return World(model, catalog, Trie.from_catalog(catalog), config)
 
@@ -147,7 +155,7 @@ def plain(tmp_path_factory) -> World:
 
 
 def start(vllm: Any, world: World) -> Any:
-    return vllm.SidLogitsProcessor(world.config, torch.device("cpu"), False)
+    return vllm.SidLogitsProcessorV1(world.config, torch.device("cpu"), False)
 
 
 def params(**extra_args: Any) -> Any:
@@ -162,18 +170,39 @@ Request = namedtuple("Request", "prompt output extra_args")
 
 
 class Engine:
-    """A persistent batch as vLLM keeps it: what leaves is filled from the end, and rows swap at will."""
+    """What both runners do: requests come and go, one token a step."""
 
     def __init__(self, vllm: Any, world: World, rng: np.random.Generator) -> None:
         self.vllm, self.world, self.rng = vllm, world, rng
-        self.processor = start(vllm, world)
-        self.rows: list[Request] = []
         self.num_tokens = len(world.model.tokenizer)
 
-    def change(self, added: list[Request], finished: list[int], num_swaps: int) -> None:
+    def sample(self, requests: list[Request], before: torch.Tensor, after: torch.Tensor) -> list[int]:
+        """Returns a token for every row, having looked that rows of others are as they were."""
+        tokens = []
+        for row, request in enumerate(requests):
+            if "itemic" not in request.extra_args:
+                assert torch.equal(after[row], before[row])
+            chance = after[row].double().softmax(0).numpy()
+            tokens.append(int(self.rng.choice(self.num_tokens, p=chance / chance.sum())))
+            request.output.append(tokens[-1])
+        return tokens
+
+    def logits(self, num_rows: int) -> torch.Tensor:
+        return torch.from_numpy(self.rng.normal(size=(num_rows, self.num_tokens)).astype(np.float32))
+
+
+class RowEngine(Engine):
+    """A persistent batch as runner V1 keeps it: what leaves is filled from the end, and rows swap at will."""
+
+    def __init__(self, vllm: Any, world: World, rng: np.random.Generator) -> None:
+        super().__init__(vllm, world, rng)
+        self.processor = start(vllm, world)
+        self.requests: list[Request] = []
+
+    def change(self, added: list[Request], finished: list[int]) -> None:
         """Takes rows out and puts others in, in the order that vLLM's update states: removed, added, moved."""
         free, update_added, moved = sorted(finished), [], []
-        rows: dict[int, Request] = {i: row for i, row in enumerate(self.rows) if i not in finished}
+        rows: dict[int, Request] = {i: row for i, row in enumerate(self.requests) if i not in finished}
         for request in added:
             index = free.pop(0) if free else len(rows)
             rows[index] = request
@@ -183,32 +212,93 @@ class Engine:
             last, empty = max(rows), free.pop(0)
             rows[empty] = rows.pop(last)
             moved.append((last, empty, self.vllm.MoveDirectionality.UNIDIRECTIONAL))
-        for _ in range(num_swaps if len(rows) > 1 else 0):
+        for _ in range(int(self.rng.integers(0, 3)) if len(rows) > 1 else 0):
             a, b = self.rng.choice(len(rows), 2, replace=False).tolist()
             rows[a], rows[b] = rows[b], rows[a]
             moved.append((a, b, self.vllm.MoveDirectionality.SWAP))
-        self.rows = [rows[index] for index in range(len(rows))]
+        self.requests = [rows[index] for index in range(len(rows))]
         self.processor.update_state(update(self.vllm, len(rows), removed, update_added, moved))
 
     def step(self) -> None:
         """Samples one token for every row."""
-        logits = torch.from_numpy(self.rng.normal(size=(len(self.rows), self.num_tokens)).astype(np.float32))
-        before = logits.clone()
-        after = self.processor.apply(logits)
-        for index, row in enumerate(self.rows):
-            if "itemic" not in row.extra_args:
-                assert torch.equal(after[index], before[index])
-            chance = after[index].double().softmax(0).numpy()
-            row.output.append(int(self.rng.choice(self.num_tokens, p=chance / chance.sum())))
+        logits = self.logits(len(self.requests))
+        self.sample(self.requests, logits.clone(), self.processor.apply(logits))
 
 
-@settings(max_examples=15, deadline=None)
+class SlotEngine(Engine):
+    """Slots as runner V2 keeps them: a request stays where it is, rows come in any order, prompts in chunks."""
+
+    def __init__(self, vllm: Any, world: World, rng: np.random.Generator) -> None:
+        super().__init__(vllm, world, rng)
+        self.states = SimpleNamespace(
+            device=torch.device("cpu"),
+            all_token_ids=SimpleNamespace(gpu=torch.zeros(100, 60, dtype=torch.int32)),
+            prompt_len=SimpleNamespace(np=np.zeros(100, dtype=np.int32)),
+        )
+        self.processor = start_v2(vllm, world, self.states)
+        self.requests: list[Request] = []
+        self.slots: list[int] = []
+
+    def change(self, added: list[Request], finished: list[int]) -> None:
+        self.slots = [slot for place, slot in enumerate(self.slots) if place not in finished]
+        self.requests = [request for place, request in enumerate(self.requests) if place not in finished]
+        for request in added:
+            slot = min(set(range(100)) - set(self.slots))
+            tokens = [*request.prompt, *request.output]
+            self.states.prompt_len.np[slot] = len(request.prompt)
+            self.states.all_token_ids.gpu[slot] = 99
+            self.states.all_token_ids.gpu[slot, : len(tokens)] = torch.tensor(tokens)
+            is_constrained = self.processor.add_request(slot, params(**request.extra_args))
+            assert is_constrained == ("itemic" in request.extra_args)
+            self.requests.append(request)
+            self.slots.append(slot)
+
+    def step(self) -> None:
+        order = [row for row in self.rng.permutation(len(self.requests)).tolist() if self.rng.random() < 0.8]
+        if not order:
+            return
+        requests, slots = [self.requests[row] for row in order], [self.slots[row] for row in order]
+        lengths = [len(request.prompt) + len(request.output) for request in requests]
+        is_read = [bool(request.output) or self.rng.random() < 0.7 for request in requests]
+        seen = [length if done else 1 for length, done in zip(lengths, is_read, strict=True)]
+        logits = self.logits(len(order))
+        before, after = logits.clone(), self.processor.apply(logits, context(self.vllm, slots, seen))
+        rows = [row for row, done in enumerate(is_read) if done]
+        assert torch.equal(after[[row for row, done in enumerate(is_read) if not done]], before[np.invert(is_read)])
+        tokens = self.sample([requests[row] for row in rows], before[rows], after[rows])
+        for row, token in zip(rows, tokens, strict=True):
+            self.states.all_token_ids.gpu[slots[row], lengths[row]] = token
+
+
+def start_v2(vllm: Any, world: World, states: Any) -> Any:
+    """Returns the processor over buffers of runner V2; the real record takes all of its fields."""
+    if vllm.LogitsProcRequestState is not SimpleNamespace:
+        others = {"max_num_reqs": 100, "vocab_size": 0, "prefill_len": None, "total_len": None}
+        states = vllm.LogitsProcRequestState(**vars(states), **others)
+    return vllm.SidLogitsProcessorV2(world.config, states)
+
+
+def context(vllm: Any, slots: list[int], lengths: list[int]) -> Any:
+    slot = torch.tensor(slots)
+    return vllm.LogitsContext(
+        expanded_idx_mapping=slot,
+        idx_mapping=slot,
+        idx_mapping_np=slot.numpy(),
+        expanded_local_pos=torch.zeros_like(slot),
+        input_ids=torch.zeros_like(slot),
+        pos=torch.tensor(lengths) - 1,
+        seq_lens_upper_bound_np=np.array(lengths, dtype=np.int32),
+    )
+
+
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31))
-def test_every_row_of_a_changing_batch_ends_in_a_real_item_that_is_allowed(vllm, wrapped, seed) -> None:
+@pytest.mark.parametrize("runner", [RowEngine, SlotEngine], ids=["V1", "V2"])
+def test_every_row_of_a_changing_batch_ends_in_a_real_item_that_is_allowed(vllm, wrapped, runner, seed) -> None:
     rng = np.random.default_rng(seed)
-    engine, tokens = Engine(vllm, wrapped, rng), wrapped.model.sid_tokens
+    engine, tokens = runner(vllm, wrapped, rng), wrapped.model.sid_tokens
     num_items, num_finished = len(wrapped.catalog), 0
-    for _ in range(25):
+    for _ in range(30):
         added = []
         for _ in range(rng.integers(0, 3)):
             prompt = [1, *rng.integers(3, engine.num_tokens, 3).tolist()]
@@ -222,17 +312,17 @@ def test_every_row_of_a_changing_batch_ends_in_a_real_item_that_is_allowed(vllm,
                 {"itemic": "text_then_sid"},
             ]
             added.append(Request(prompt, [], wishes[rng.integers(len(wishes))]))
-        done = [i for i, row in enumerate(engine.rows) if row.output[-1] == wrapped.end or len(row.output) > 20]
+        done = [i for i, row in enumerate(engine.requests) if row.output[-1:] == [wrapped.end] or len(row.output) > 20]
         for index in done:
-            row = engine.rows[index]
+            row = engine.requests[index]
             if row.extra_args.get("itemic") == "sid":
                 num_finished += 1
                 written = [*([] if row.prompt[-1:] != list(tokens.opening_ids) else tokens.opening_ids), *row.output]
                 check_answer(wrapped, written, row.extra_args)
             elif row.extra_args and row.output[-1] == wrapped.end and tokens.opening_ids[0] in row.output:
                 check_answer(wrapped, row.output[row.output.index(tokens.opening_ids[0]) :], row.extra_args)
-        engine.change(added, done, num_swaps=int(rng.integers(0, 3)))
-        if engine.rows:
+        engine.change(added, done)
+        if engine.requests:
             engine.step()
     assert num_finished
 
@@ -341,12 +431,12 @@ def test_text_without_any_mark_is_refused_by_ending(vllm, plain) -> None:
 )
 def test_wrong_arguments_are_refused_before_the_engine(vllm, extra, message) -> None:
     with pytest.raises(ConfigError, match=message):
-        vllm.SidLogitsProcessor.validate_params(params(**extra))
+        vllm.SidLogitsProcessorV1.validate_params(params(**extra))
 
 
 def test_requests_of_others_are_no_concern(vllm) -> None:
-    vllm.SidLogitsProcessor.validate_params(params())
-    vllm.SidLogitsProcessor.validate_params(params(kv_transfer_params={}))
+    vllm.SidLogitsProcessorV1.validate_params(params())
+    vllm.SidLogitsProcessorV1.validate_params(params(kv_transfer_params={}))
 
 
 def test_the_engine_must_name_the_catalog_that_the_model_speaks(vllm, wrapped, tmp_path) -> None:
@@ -366,6 +456,24 @@ def test_the_engine_must_name_the_catalog_that_the_model_speaks(vllm, wrapped, t
     start_with({"itemic_catalog": str(tmp_path / "smaller"), "itemic_allow_catalog_change": True})
 
 
+def test_runner_v2_goes_on_with_a_request_that_comes_back_and_knows_its_given_codes(vllm, wrapped) -> None:
+    engine, tokens = SlotEngine(vllm, wrapped, np.random.default_rng(0)), wrapped.model.sid_tokens
+    codes = [int(ids[code]) for ids, code in zip(tokens.level_ids, wrapped.catalog.codes[5], strict=True)]
+    back = Request([1, 9], [*tokens.opening_ids, *codes], {"itemic": "sid"})
+    beam = Request([1, *tokens.opening_ids, codes[0]], [], {"itemic": "sid", "itemic_num_given": 1})
+    engine.change([back, beam], [])
+    after = engine.processor.apply(engine.logits(2), context(vllm, engine.slots, [6, 3]))
+    assert torch.isfinite(after[0]).nonzero()[:, 0].tolist() == list(tokens.closing_ids)
+    seconds = {int(tokens.level_ids[1][sid[1]]) for sid in wrapped.sids if sid[0] == wrapped.catalog.codes[5, 0]}
+    assert set(torch.isfinite(after[1]).nonzero()[:, 0].tolist()) == seconds
+
+
+def test_runner_v2_refuses_speculative_decoding(vllm, wrapped) -> None:
+    config = SimpleNamespace(**{**vars(wrapped.config), "speculative_config": object()})
+    with pytest.raises(ConfigError, match="speculative decoding"):
+        vllm.SidLogitsProcessorV2(config, SimpleNamespace(device=torch.device("cpu")))
+
+
 class FakeLLM:
     """Answers as an engine of one-token requests would, from itemic's own model, two requests a batch."""
 
@@ -373,6 +481,7 @@ class FakeLLM:
         self.vllm, self.world = vllm, world
         self.processor = start(vllm, world)
         self.llm_engine = SimpleNamespace(vllm_config=world.config)
+        self.get_tokenizer = lambda: world.model.tokenizer
         self.num_requests = 0
 
     @torch.no_grad()
@@ -388,7 +497,7 @@ class FakeLLM:
     def batch(self, prompts: list[list[int]], params: list[Any]) -> list[Any]:
         added = [(i, wish, prompt, []) for i, (prompt, wish) in enumerate(zip(prompts, params, strict=True))]
         for wish in params:
-            self.vllm.SidLogitsProcessor.validate_params(wish)
+            self.vllm.SidLogitsProcessorV1.validate_params(wish)
         self.processor.update_state(update(self.vllm, len(added), added=added))
         logits = self.processor.apply(torch.stack([self.logits(prompt) for prompt in prompts]))
         self.processor.update_state(update(self.vllm, 0, removed=list(range(len(added)))))
@@ -434,7 +543,7 @@ def check_beams(vllm: Any, world: World, llm: Any, normalize: str, is_filtered: 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("logits_processors", None, "without the logits processor"),
+        ("logits_processors", None, "without a logits processor"),
         ("logprobs_mode", "raw_logprobs", "logprobs_mode='processed_logits'"),
         ("max_logprobs", 2, "raise max_logprobs"),
     ],
@@ -446,3 +555,23 @@ def test_an_engine_started_otherwise_is_refused(vllm, wrapped, name, value, mess
     reader = PrefixReader(wrapped.trie, wrapped.model.sid_tokens)
     with pytest.raises(ConfigError, match=message):
         vllm.beam_search_with_vllm(llm, [[1]], reader, 8)
+
+
+def test_the_recommender_lists_what_itemics_own_does(vllm, wrapped) -> None:
+    renderer = Renderer(wrapped.model.tokenizer, wrapped.model.spelling, wrapped.catalog.codes, "sid-only")
+    served = vllm.VllmRecommender(FakeLLM(vllm, wrapped), renderer.next_item_prompt, num_beams=8)
+    own = LanguageModelRecommender(wrapped.model, wrapped.catalog, renderer.next_item_prompt, num_beams=8)
+    histories = [[4, 9, 1], []]
+    for lists in ({}, {"exclude": histories}, {"allow": [[1, 2], list(range(20))]}):
+        found, expected = served.recommend(histories, 5, **lists), own.recommend(histories, 5, **lists)
+        np.testing.assert_array_equal(found.item_index, expected.item_index)
+        np.testing.assert_allclose(found.score, expected.score, rtol=0, atol=5e-5)
+    assert isinstance(served, Recommender)
+    with pytest.raises(DataError, match="k must be at least 1"):
+        served.recommend(histories, 0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed")
+def test_without_vllm_the_error_says_what_to_install() -> None:
+    with pytest.raises(MissingDependencyError, match=r"docs/vllm\.md"):
+        importlib.import_module(NAME)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -113,7 +113,7 @@ _READERS: dict[str, Any] = {
 class _Row:
     """One request in the batch."""
 
-    request: RowRequest
+    wish: RowRequest
     output: Sequence[int]
     """Tokens written so far: the engine's own list, which grows."""
     given: tuple[int, ...]
@@ -141,13 +141,24 @@ class _Row:
 
 
 @dataclass(frozen=True, eq=False)
+class _Writing:
+    """One row within its semantic ID."""
+
+    row: int
+    """Row of the logits."""
+    request: _Row
+    written: list[int]
+    """The codes, closing tokens and end tokens that it has."""
+
+
+@dataclass(frozen=True, eq=False)
 class _Standing:
     """The rows of one step, by what may follow in them."""
 
     forced: list[tuple[int, int]] = field(default_factory=list)
     """Row and the one token that may follow."""
-    writing: list[tuple[int, list[int]]] = field(default_factory=list)
-    """Row and the codes, closing tokens and end tokens that it has."""
+    writing: dict[int, list[_Writing]] = field(default_factory=dict)
+    """By depth in the tree, the rows that have so many codes; at depth L those that have all of them."""
 
 
 class ConstrainedRows:
@@ -177,13 +188,17 @@ class ConstrainedRows:
         """Returns the number of rows that are constrained."""
         return len(self._rows)
 
+    def num_prompt_tokens(self, request: RowRequest) -> int:
+        """Returns how many of a prompt's last tokens :meth:`add` looks at."""
+        return len(self._opening) + request.num_given
+
     def add(self, index: int, request: RowRequest | None, prompt: Sequence[int], output: Sequence[int]) -> None:
         """Puts a request in a row, whatever was there before.
 
         Args:
-            index: Row of the logits.
+            index: Where: a row of the logits, or whatever names a request while it lives.
             request: What it wants; None for one that is not constrained.
-            prompt: Its prompt.
+            prompt: Its prompt, or the end of it.
             output: What it has written; the engine's own list, read anew at every step.
         """
         self.remove(index)
@@ -217,87 +232,83 @@ class ConstrainedRows:
         if swap and met is not None:
             self._rows[source] = met
 
-    def constrain(self, logits: Float[Tensor, "R V"]) -> None:
+    def constrain(self, logits: Float[Tensor, "R V"], row_of: Mapping[int, int] | None = None) -> None:
         """Overwrites the constrained rows: log-probabilities of the tokens that may follow, -inf for all others.
 
         A log-probability is over the tokens that continue a semantic ID of the tree, whatever the filter, or over the
         vocabulary, by the request's ``normalize``; a token that is the only one gets 0.
+
+        Args:
+            logits: Scores of the whole vocabulary.
+            row_of: For each index that is in the batch just now its row of the logits; None where an index is its row.
         """
-        standing = self._standing()
-        by_depth: dict[int, list[tuple[int, list[int]]]] = {}
-        for index, written in standing.writing:
-            by_depth.setdefault(min(len(written), self._reader.trie.num_levels), []).append((index, written))
-        for depth, rows in by_depth.items():
+        standing = self._standing(row_of)
+        for depth, rows in standing.writing.items():
             if depth < self._reader.trie.num_levels:
                 self._open_children(logits, depth, rows)
             else:
                 self._open_ending(logits, rows)
         if standing.forced:
-            rows_, tokens = (
-                torch.tensor(column, device=logits.device) for column in zip(*standing.forced, strict=True)
-            )
-            _leave_one(logits, rows_, tokens)
+            row, token = torch.tensor(standing.forced, device=logits.device).unbind(dim=1)
+            _leave_one(logits, row, token)
 
-    def _standing(self) -> _Standing:
+    def _standing(self, row_of: Mapping[int, int] | None) -> _Standing:
         standing = _Standing()
-        for index, row in self._rows.items():
-            begin = row.find_begin()
-            if begin is None:
+        for index, request in self._rows.items():
+            row = index if row_of is None else row_of.get(index)
+            begin = request.find_begin()
+            if row is None or begin is None:
                 continue
-            written = row.output[begin:]
-            if len(written) < len(row.forced):
-                standing.forced.append((index, row.forced[len(written)]))
-            else:
-                standing.writing.append((index, [*row.given, *written[len(row.forced) :]]))
+            written = request.output[begin:]
+            num_forced = len(request.forced)
+            if len(written) < num_forced:
+                standing.forced.append((row, request.forced[len(written)]))
+                continue
+            codes = [*request.given, *written[num_forced:]]
+            depth = min(len(codes), self._reader.trie.num_levels)
+            standing.writing.setdefault(depth, []).append(_Writing(row, request, codes))
         return standing
 
-    def _open_children(self, logits: Float[Tensor, "R V"], depth: int, rows: list[tuple[int, list[int]]]) -> None:
-        """Leaves the children of rows that stand at ``depth``; every row has ``depth`` codes."""
-        indices = [index for index, _ in rows]
-        row, node, is_legal = self._nodes(rows, logits.device)
+    def _open_children(self, logits: Float[Tensor, "R V"], depth: int, rows: list[_Writing]) -> None:
+        """Leaves the children of rows that stand at ``depth``."""
+        row, node, is_legal = self._nodes(rows, depth)
         child, is_child, token = self._reader.children(depth, torch.where(is_legal, node, 0))
         logit = widen(logits[row[:, None], token])
         normalizer = legal_normalizer(logit, is_child)
-        is_full = [self._rows[index].request.normalize == "full" for index in indices]
+        is_full = [each.request.wish.normalize == "full" for each in rows]
         if any(is_full):
             full = torch.tensor(is_full, device=logits.device)
             normalizer[full] = widen(logits[row[full]]).logsumexp(dim=-1)
         score = logit - normalizer[:, None]
-        is_open = is_legal[:, None] & self._is_allowed(indices, depth + 1, child) & (score > -torch.inf)
+        is_open = is_legal[:, None] & self._is_allowed(rows, depth + 1, child) & (score > -torch.inf)
         logits.index_fill_(0, row, -torch.inf)
         # A column beyond a node's children repeats its first child, so that equal values are written twice.
         logits[row[:, None], token] = score.masked_fill(~is_open, -torch.inf).to(logits.dtype)
         logits[row, self._end_id] = torch.where(is_open.any(dim=1), -torch.inf, 0.0).to(logits.dtype)
 
-    def _open_ending(self, logits: Float[Tensor, "R V"], rows: list[tuple[int, list[int]]]) -> None:
+    def _open_ending(self, logits: Float[Tensor, "R V"], rows: list[_Writing]) -> None:
         """Leaves the one token that follows complete codes."""
-        ending = (*self._reader.closing_ids, self._end_id)
-        num_levels = self._reader.trie.num_levels
-        last = len(ending) - 1
-        token = [ending[min(len(written) - num_levels, last)] for _, written in rows]
-        row, _, is_legal = self._nodes([(index, written[:num_levels]) for index, written in rows], logits.device)
-        _leave_one(logits, row, torch.where(is_legal, torch.tensor(token, device=logits.device), self._end_id))
+        num_levels, ending = self._reader.trie.num_levels, (*self._reader.closing_ids, self._end_id)
+        place = [min(len(each.written) - num_levels, len(ending) - 1) for each in rows]
+        row, _, is_legal = self._nodes(rows, num_levels)
+        token = torch.tensor([ending[each] for each in place], device=logits.device)
+        _leave_one(logits, row, torch.where(is_legal, token, self._end_id))
 
-    def _nodes(
-        self, rows: list[tuple[int, list[int]]], device: torch.device
-    ) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"], Bool[Tensor, "n"]]:
-        """Returns the rows' indices, the nodes that their codes lead to, all equally many, and whether there is one."""
-        # A column of filling keeps the matrix from being empty where nothing is written.
-        table = torch.tensor([[index, *written] for index, written in rows], device=device)
+    def _nodes(self, rows: list[_Writing], depth: int) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"], Bool[Tensor, "n"]]:
+        """Returns the rows of the logits, the nodes that their first codes lead to, and whether there is one."""
+        table = torch.tensor([[each.row, *each.written[:depth]] for each in rows], device=self._reader.device)
         prefixes = self._reader.read(table, torch.ones_like(table[:, 0]))
         return table[:, 0], prefixes.node, prefixes.is_legal
 
-    def _is_allowed(self, indices: list[int], depth: int, node: Int[Tensor, "n C"]) -> Bool[Tensor, "n C"]:
+    def _is_allowed(self, rows: list[_Writing], depth: int, node: Int[Tensor, "n C"]) -> Bool[Tensor, "n C"]:
         is_allowed = torch.ones_like(node, dtype=torch.bool)
-        keys = [self._rows[index].filter_key for index in indices]
+        keys = [each.request.filter_key for each in rows]
         for are_allowed in (False, True):
-            places = [place for place, key in enumerate(keys) if key is not None and key[0] == are_allowed]
-            if not places:
-                continue
-            lists = [cast(tuple[bool, tuple[int, ...]], keys[place])[1] for place in places]
-            chosen = self._filter(are_allowed, lists)
-            where = torch.tensor(places, device=node.device)
-            is_allowed[where] = chosen.num_allowed(depth, node[where]) > 0
+            listed = [(place, key[1]) for place, key in enumerate(keys) if key is not None and key[0] == are_allowed]
+            if listed:
+                where = torch.tensor([place for place, _ in listed], device=node.device)
+                chosen = self._filter(are_allowed, [items for _, items in listed])
+                is_allowed[where] = chosen.num_allowed(depth, node[where]) > 0
         return is_allowed
 
     def _filter(self, are_allowed: bool, lists: list[tuple[int, ...]]) -> ItemFilter:

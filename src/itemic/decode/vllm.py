@@ -1,10 +1,10 @@
-"""Semantic IDs from vLLM: its logits processor, and exact beam search through an engine that has no such thing.
+"""Semantic IDs from vLLM: its logits processors, and exact beam search through an engine that has no such thing.
 
 The one importer of vLLM, which is optional. Tested with vllm 0.32.0: docs/vllm.md says how to start an engine and
 what a request may ask for. Knows no prompts' text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from itemic.core.errors import ConfigError, MissingDependencyError
+from itemic.core.errors import ConfigError, DataError, MissingDependencyError
 from itemic.core.files import read_json
-from itemic.core.ranking import Histories
+from itemic.core.ranking import Histories, Recommendations, check_histories
 from itemic.decode.beam import BeamResult
 from itemic.decode.filters import ItemFilter
 from itemic.decode.prefill import check_prompts
 from itemic.decode.prefix import PrefixReader
+from itemic.decode.recommender import list_items
 from itemic.decode.rows import ConstrainedRows, RowRequest
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Candidates, Nodes, Normalization
@@ -30,20 +31,23 @@ try:
     from vllm import SamplingParams
     from vllm.tokenizers import cached_tokenizer_from_config
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotLogitsProcessor
 except ImportError as error:
     raise MissingDependencyError("itemic.decode.vllm needs the package 'vllm', see docs/vllm.md") from error
 
-__all__ = ["SidLogitsProcessor", "beam_search_with_vllm"]
+__all__ = ["SidLogitsProcessorV1", "SidLogitsProcessorV2", "VllmRecommender", "beam_search_with_vllm"]
 
-_PROCESSOR = "itemic.decode.vllm:SidLogitsProcessor"
+_PROCESSORS = ("itemic.decode.vllm:SidLogitsProcessorV1", "itemic.decode.vllm:SidLogitsProcessorV2")
 _SETTINGS = ("itemic_catalog", "itemic_allow_catalog_change")
 
 
-class SidLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # vllm is not followed by mypy
+class SidLogitsProcessorV1(LogitsProcessor):  # type: ignore[misc]  # vllm is not followed by mypy
     """Constrains the requests that ask for it, by ``extra_args``, to the semantic IDs of a catalog.
 
-    The engine is given this class by name and the catalog in its own configuration, which reaches every worker:
-    ``LLM(model, logits_processors=["itemic.decode.vllm:SidLogitsProcessor"],
+    For vLLM's model runner V1: on CPUs, and with ``VLLM_USE_V2_MODEL_RUNNER=0`` elsewhere. The engine is given this
+    class by name and the catalog in its own configuration, which reaches every worker:
+    ``LLM(model, logits_processors=["itemic.decode.vllm:SidLogitsProcessorV1"],
     additional_config={"itemic_catalog": "runs/mine/catalog"})``. What a request may ask for is in
     :class:`itemic.decode.rows.RowRequest`; requests without a key ``itemic`` are left as they are.
     """
@@ -61,14 +65,7 @@ class SidLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # vllm is not 
             CatalogError: if the model was trained on another catalog and that is not allowed, or cannot write its
                 SIDs.
         """
-        settings = _settings(vllm_config.additional_config)
-        catalog = Catalog.load(Path(settings["itemic_catalog"]))
-        spelling = Spelling.of(catalog.spelling, catalog.codebook_sizes)
-        _check_model(vllm_config.model_config.model, catalog, settings)
-        tokenizer = cached_tokenizer_from_config(vllm_config.model_config)
-        sid_tokens = SidTokens.from_tokenizer(tokenizer, spelling)
-        reader = PrefixReader(Trie.from_catalog(catalog), sid_tokens, device)
-        self._rows = ConstrainedRows(reader, sid_tokens.opening_ids, tokenizer.eos_token_id, catalog.item_ids)
+        self._rows = _make_rows(vllm_config, device)
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
@@ -101,6 +98,103 @@ class SidLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # vllm is not 
         return logits
 
 
+class SidLogitsProcessorV2(SlotLogitsProcessor):  # type: ignore[misc]  # vllm is not followed by mypy
+    """:class:`SidLogitsProcessorV1` for vLLM's model runner V2, the default on GPUs.
+
+    That runner keeps requests in slots that do not move and their tokens on the device, so every step copies one
+    token for each constrained row to the host.
+    """
+
+    def __init__(self, vllm_config: Any, req_states: LogitsProcRequestState) -> None:
+        """Loads the catalog in the engine's worker.
+
+        Args:
+            vllm_config: The engine's configuration.
+            req_states: The engine's own buffers of tokens and lengths.
+
+        Raises:
+            ConfigError: if the configuration names no catalog, or asks for speculative decoding.
+            CatalogError: if the model was trained on another catalog and that is not allowed, or cannot write its
+                SIDs.
+        """
+        if vllm_config.speculative_config is not None:
+            raise ConfigError("speculative decoding gives a request several rows, which cannot be constrained")
+        self._rows = _make_rows(vllm_config, req_states.device)
+        self._states = req_states
+        self._new: dict[int, RowRequest] = {}
+        self._outputs: dict[int, list[int]] = {}
+
+    @classmethod
+    def validate_params(cls, sampling_params: Any) -> None:
+        """Refuses a request whose arguments are wrong before it reaches the engine.
+
+        Raises:
+            ConfigError: which vLLM's server answers with status 400.
+        """
+        RowRequest.from_extra_args(sampling_params.extra_args)
+
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
+        """Puts a request in a slot; returns whether it will be constrained."""
+        self._rows.remove(req_idx)
+        self._outputs.pop(req_idx, None)
+        self._new.pop(req_idx, None)
+        request = RowRequest.from_extra_args(sampling_params.extra_args)
+        if request is not None:
+            self._new[req_idx] = request
+        return request is not None
+
+    def apply(self, logits: Float[Tensor, "R V"], ctx: LogitsContext) -> Float[Tensor, "R V"]:
+        """Returns the logits, overwritten where a row is constrained."""
+        row_of: dict[int, int] = {}
+        spans: list[tuple[int, int, int]] = []
+        lengths = ctx.seq_lens_upper_bound_np.tolist()
+        for row, slot in enumerate(ctx.idx_mapping_np.tolist()):
+            is_new = slot in self._new
+            prompt_length = int(self._states.prompt_len.np[slot])
+            # A row whose prompt is still being read in chunks writes nothing yet.
+            if lengths[row] >= prompt_length and (is_new or slot in self._outputs):
+                row_of[slot] = row
+                first = self._first_needed(slot, prompt_length) if is_new else prompt_length + len(self._outputs[slot])
+                spans.append((slot, first, lengths[row]))
+        if spans:
+            self._read_tokens(spans)
+            self._rows.constrain(logits, row_of)
+        return logits
+
+    def _first_needed(self, slot: int, prompt_length: int) -> int:
+        return max(0, prompt_length - self._rows.num_prompt_tokens(self._new[slot]))
+
+    def _read_tokens(self, spans: list[tuple[int, int, int]]) -> None:
+        """Copies the tokens of slots from a first to a last place (exclusive) from the device, all at once."""
+        slot, first, last = torch.tensor(spans, device=self._states.device).T[..., None]
+        width = max(stop - start for _, start, stop in spans)
+        place = (first + torch.arange(width, device=slot.device)).minimum(last - 1)
+        table = self._states.all_token_ids.gpu[slot, place].tolist()
+        for (index, start, stop), tokens in zip(spans, table, strict=True):
+            fresh = tokens[: stop - start]
+            if index in self._outputs:
+                self._outputs[index].extend(fresh)
+                continue
+            num_prompt = int(self._states.prompt_len.np[index]) - start
+            self._outputs[index] = fresh[num_prompt:]
+            self._rows.add(index, self._new.pop(index), fresh[:num_prompt], self._outputs[index])
+
+
+def _make_rows(vllm_config: Any, device: torch.device) -> ConstrainedRows:
+    """Returns the rows of an engine that has none yet, with the catalog that its configuration names."""
+    settings = _settings(vllm_config.additional_config)
+    catalog = Catalog.load(Path(settings["itemic_catalog"]))
+    _check_model(vllm_config.model_config.model, catalog, settings)
+    tokenizer = cached_tokenizer_from_config(vllm_config.model_config)
+    sid_tokens = _sid_tokens(catalog, tokenizer)
+    reader = PrefixReader(Trie.from_catalog(catalog), sid_tokens, device)
+    return ConstrainedRows(reader, sid_tokens.opening_ids, tokenizer.eos_token_id, catalog.item_ids)
+
+
+def _sid_tokens(catalog: Catalog, tokenizer: Any) -> SidTokens:
+    return SidTokens.from_tokenizer(tokenizer, Spelling.of(catalog.spelling, catalog.codebook_sizes))
+
+
 def _settings(additional_config: Any) -> dict[str, Any]:
     ours = {key: value for key, value in dict(additional_config).items() if key.startswith("itemic")}
     unknown = sorted(set(ours) - set(_SETTINGS))
@@ -126,6 +220,60 @@ def _check_model(model: str, catalog: Catalog, settings: dict[str, Any]) -> None
         )
 
 
+class VllmRecommender:
+    """Ranks a catalog through a vLLM engine, by :func:`beam_search_with_vllm`; a ``core.ranking.Recommender``."""
+
+    def __init__(
+        self,
+        llm: Any,
+        prompt: Callable[[Sequence[int]], Sequence[int]],
+        *,
+        num_beams: int = 50,
+        normalize: Normalization = "legal",
+        name: str = "itemic on vLLM",
+    ) -> None:
+        """Loads the catalog that the engine was started with.
+
+        Args:
+            llm: A ``vllm.LLM``, started as :func:`beam_search_with_vllm` wants it.
+            prompt: The renderer: from a history of item indices, oldest first, to the token ids of the prompt.
+            num_beams: Beam width. A list longer than that raises it to its own length.
+            normalize: ``legal`` or ``full``.
+            name: Name in tables.
+
+        Raises:
+            ConfigError: if the engine's configuration names no catalog.
+        """
+        settings = _settings(llm.llm_engine.vllm_config.additional_config)
+        catalog = Catalog.load(Path(settings["itemic_catalog"]))
+        self.name = name
+        self._llm = llm
+        self._prompt = prompt
+        self._num_items = catalog.num_items
+        self._reader = PrefixReader(Trie.from_catalog(catalog), _sid_tokens(catalog, llm.get_tokenizer()))
+        self._num_beams = num_beams
+        self._normalize: Normalization = normalize
+
+    def recommend(
+        self, histories: Histories, k: int, exclude: Histories | None = None, allow: Histories | None = None
+    ) -> Recommendations:
+        """Returns the ``k`` best items for each history; see ``core.ranking.Recommender``.
+
+        Raises:
+            DataError: if an item index is not in the catalog or ``k`` is less than 1.
+        """
+        if k < 1:
+            raise DataError(f"k must be at least 1, found {k}")
+        check_histories(histories, self._num_items)
+        trie, allowed = self._reader.trie, None
+        if exclude is not None or allow is not None:
+            allowed = ItemFilter.from_lists(trie, len(histories), exclude, allow)
+        prompts = [self._prompt(history) for history in histories]
+        num_beams = max(k, self._num_beams)
+        beams = beam_search_with_vllm(self._llm, prompts, self._reader, num_beams, self._normalize, exclude, allow)
+        return list_items(trie, beams, k, allowed)
+
+
 def beam_search_with_vllm(
     llm: Any,
     prompts: Sequence[Sequence[int]],
@@ -139,9 +287,9 @@ def beam_search_with_vllm(
 
     An engine keeps a cache a request, so a beam cannot fork: every level is a batch of requests of one token, one for
     each live beam, whose prompts share their blocks through vLLM's prefix cache. Each returns the scores of its best
-    ``num_beams`` children, and no child beyond those could be among the best. The engine must run
-    :class:`SidLogitsProcessor` with ``logprobs_mode="processed_logits"`` (its scores, as they are), ``max_logprobs``
-    of at least ``num_beams`` and prefix caching.
+    ``num_beams`` children, and no child beyond those could be among the best. The engine must run one of the logits
+    processors of this module with ``logprobs_mode="processed_logits"`` (its scores, as they are), ``max_logprobs`` of
+    at least ``num_beams`` and prefix caching.
 
     Deviation: ties beyond the listed leaves are counted among the children that the engine returned.
 
@@ -261,9 +409,9 @@ def _wish(normalize: Normalization, row: int, exclude: Histories | None, allow: 
 
 def _check_engine(llm: Any, num_logprobs: int) -> None:
     config = llm.llm_engine.vllm_config.model_config
-    if _PROCESSOR not in (config.logits_processors or ()):
+    if not set(_PROCESSORS).intersection(config.logits_processors or ()):
         raise ConfigError(
-            f"the engine runs without the logits processor: start it with logits_processors=[{_PROCESSOR!r}]"
+            f"the engine runs without a logits processor of itemic's: name one of {_PROCESSORS} at its start"
         )
     if config.logprobs_mode != "processed_logits":
         raise ConfigError(
