@@ -132,7 +132,7 @@ def is_recent(items: pl.DataFrame, name: str, age: timedelta, now: datetime) -> 
     """
     check_columns(items, [name])
     moment = _as_moment(items, name)
-    return (moment > now - age) & (moment <= now)
+    return (moment >= now - age) & (moment <= now)
 
 
 def _compare_moments(items: pl.DataFrame, name: str, comparison: Comparison, value: str) -> pl.Expr:
