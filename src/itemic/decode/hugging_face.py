@@ -43,7 +43,7 @@ class SidLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers
     (whatever the filter), so that the beams of ``generate`` rank as :func:`itemic.decode.constrained_beam_search`
     does; a closing or end token then costs nothing. The ``full`` lists of both are equal where ``max_new_tokens`` is
     the number of levels: ``generate`` would also score the tokens after them. Where a depth has fewer open nodes than
-    beams, ``generate`` may fill its list with copies scored about -1e9 or with dead beams scored -inf.
+    beams, ``generate`` may fill its list with copies scored below -1e8 or with dead beams scored -inf.
     """
 
     def __init__(
