@@ -1,25 +1,36 @@
 """A trained run, ready to recommend: dataset, catalog and model of a run folder behind ids and titles."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from itemic.core.allocator import tune_allocator
+from itemic.core.calibration import Calibration
 from itemic.core.dataset import Dataset
 from itemic.core.device import pick_device
 from itemic.core.errors import ArtifactError, DataError
+from itemic.core.files import file_hash
 from itemic.core.ranking import Histories, Recommendations
 from itemic.core.run import Run
 from itemic.data.lookup import find_items
 from itemic.decode.conditions import Where
+from itemic.decode.diversity import MarginalRelevance, PrefixQuota
 from itemic.decode.recommender import LanguageModelRecommender, top_probabilities
 from itemic.decode.walk import Normalization
 from itemic.language.prompts import PROMPT_VERSION, Renderer
 from itemic.model.sid_model import SidModel
 from itemic.sid.catalog import Catalog
 
-__all__ = ["RecommendedItem", "RecommendedItems", "TrainedRun", "load_trained"]
+__all__ = ["RecommendedItem", "RecommendedItems", "TrainedRun", "load_trained", "save_calibration"]
+
+log = logging.getLogger("itemic")
+
+_CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +42,8 @@ class RecommendedItem:
     title: str
     sid: str
     probability: float
-    """Of the item's semantic ID among all in the catalog, given the history."""
+    """Of the item's semantic ID among all in the catalog, given the history; in a calibrated run the share of items
+    with such a probability that were the user's next one."""
 
 
 class RecommendedItems(list[RecommendedItem]):
@@ -56,6 +68,8 @@ class TrainedRun:
     recommender: LanguageModelRecommender
     identity: Mapping[str, Any] = field(default_factory=dict)
     """What its answers follow from beside the request: equal identities give equal lists, but for rounding."""
+    calibration: Calibration | None = None
+    """From the model's probabilities to how often they are right; None shows the model's own."""
 
     def recommend(
         self,
@@ -88,7 +102,7 @@ class TrainedRun:
         forbidden = find_items(items, exclude)
         allowed = None if allow is None else [self._recommendable(find_items(items, allow))]
         lists = self.recommend_many([past], k, exclude=[forbidden], allow=allowed, where=[where])
-        found = zip(lists.item_index[0].tolist(), top_probabilities(lists)[0].tolist(), strict=True)
+        found = zip(lists.item_index[0].tolist(), self.probabilities(lists)[0].tolist(), strict=True)
         listed = [
             RecommendedItem(
                 rank=rank,
@@ -132,6 +146,11 @@ class TrainedRun:
             exclude = [[*items, *past] for items, past in zip(exclude or [()] * len(histories), histories, strict=True)]
         return self.recommender.recommend(histories, k, exclude, allow, where=where)
 
+    def probabilities(self, lists: Recommendations) -> Float[np.ndarray, "B k"]:
+        """Returns each listed item's probability, calibrated where the run is, and 0 where a list has ended."""
+        stated = top_probabilities(lists)
+        return stated if self.calibration is None else self.calibration.apply(stated)
+
     def _recommendable(self, rows: list[int]) -> list[int]:
         retired = [self.catalog.item_ids[row] for row in rows if not self.catalog.active[row]]
         if retired:
@@ -147,6 +166,9 @@ def load_trained(
     batch_size: int = 16,
     device: str = "auto",
     allow_catalog_change: bool = False,
+    quota: PrefixQuota | None = None,
+    mmr: MarginalRelevance | None = None,
+    calibrated: bool = True,
 ) -> TrainedRun:
     """Returns a run's dataset, catalog and model, ready to recommend.
 
@@ -158,9 +180,13 @@ def load_trained(
         device: Where to compute.
         allow_catalog_change: Whether another catalog than the model was trained on will do. If it grew from that one,
             items added since can be recommended, though the model never met them, and items retired since never are.
+        quota: At most so many items of a list under one prefix of codes.
+        mmr: Re-ranks each list so that its items are unlike each other.
+        calibrated: Whether to show calibrated probabilities where the run has a ``calibration.json``.
 
     Raises:
-        ArtifactError: if an artefact is missing, or the model was trained with other prompts than these.
+        ArtifactError: if an artefact is missing, the model was trained with other prompts than these, or the
+            calibration was fitted with another model or catalog.
         CatalogError: if the model was trained on another catalog and that is not allowed, or cannot write its SIDs.
     """
     tune_allocator()
@@ -189,10 +215,36 @@ def load_trained(
         batch_size=batch_size,
         allow_catalog_change=allow_catalog_change,
         items=dataset.items,
+        quota=quota,
+        mmr=mmr,
     )
     renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
     made_of = {"num_beams": num_beams, "normalize": normalize, "catalog": catalog.version, **_output_hashes(run)}
-    return TrainedRun(dataset, catalog, renderer, recommender, made_of)
+    lists = {"quota": None if quota is None else asdict(quota), "mmr": None if mmr is None else mmr.identity}
+    trained = TrainedRun(dataset, catalog, renderer, recommender, {**made_of, **lists})
+    return _with_calibration(trained, run.path(_CALIBRATION)) if calibrated else trained
+
+
+def save_calibration(folder: Path | str, trained: TrainedRun, calibration: Calibration) -> Path:
+    """Writes the calibration of a trained run into its folder, with what it was fitted with, and returns the path."""
+    path = Run(Path(folder)).path(_CALIBRATION)
+    replace(calibration, made_for=_calibrated_for(trained)).save(path)
+    return path
+
+
+def _with_calibration(trained: TrainedRun, path: Path) -> TrainedRun:
+    if not path.exists():
+        return trained
+    if trained.identity["normalize"] != "legal":
+        log.warning("%s is for legal normalisation: probabilities are shown as the model states them", path)
+        return trained
+    calibration = Calibration.load(path, _calibrated_for(trained))
+    identity = {**trained.identity, "calibration": file_hash(path)}
+    return replace(trained, calibration=calibration, identity=identity)
+
+
+def _calibrated_for(trained: TrainedRun) -> dict[str, str]:
+    return {name: trained.identity[name] for name in ("model", "catalog")}
 
 
 def _output_hashes(run: Run) -> dict[str, str]:

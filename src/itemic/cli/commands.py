@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from itemic.cli.calibrate import run_calibrate
 from itemic.cli.catalog import run_catalog
 from itemic.cli.printing import print_json
 from itemic.cli.recommend import run_recommend
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
         for name in ("prepare", "embed", "collaborative", "tokenize", "align", "sft", "evaluate", "report")
     },
     "recommend": run_recommend,
+    "calibrate": run_calibrate,
     "catalog": run_catalog,
     "compare": _compare,
     "export": _export,

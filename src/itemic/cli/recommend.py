@@ -4,10 +4,11 @@ import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from itemic.cli.printing import print_json
 from itemic.cli.recommend_table import add_table_flags, print_recommended_table, table_settings
+from itemic.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from itemic.inference import RecommendedItems
@@ -34,6 +35,7 @@ def run_recommend(argv: list[str]) -> None:
     parser.add_argument(
         "--allow-catalog-change", action="store_true", help="use the model with another catalog than it was trained on"
     )
+    _add_diversity_flags(parser)
     parser.add_argument("--json", action="store_true", help="print results as JSON")
     add_table_flags(parser)
     arguments = parser.parse_args(argv)
@@ -46,6 +48,8 @@ def run_recommend(argv: list[str]) -> None:
         batch_size=arguments.batch_size,
         device=arguments.device,
         allow_catalog_change=arguments.allow_catalog_change,
+        calibrated=not arguments.uncalibrated,
+        **_diversity(arguments),
     )
     if arguments.users is not None:
         print_recommended_table(trained, arguments, settings)
@@ -56,6 +60,33 @@ def run_recommend(argv: list[str]) -> None:
         print_json([asdict(item) for item in found])
     else:
         _print_items(found, arguments.k)
+
+
+def _add_diversity_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max-per-prefix", type=int, help="most items of a list whose SIDs begin with the same codes")
+    parser.add_argument("--prefix-levels", type=int, help="codes that --max-per-prefix looks at (default 1)")
+    parser.add_argument(
+        "--mmr",
+        type=float,
+        metavar="LAMBDA",
+        help="re-rank so that items differ: 1 by probability alone, 0 by unlikeness",
+    )
+    parser.add_argument(
+        "--uncalibrated", action="store_true", help="show the model's own probabilities in a calibrated run"
+    )
+
+
+def _diversity(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns what the flags say of ``load_trained``'s quota and MMR."""
+    from itemic.decode.diversity import MarginalRelevance, PrefixQuota
+
+    levels, most, trade_off = arguments.prefix_levels, arguments.max_per_prefix, arguments.mmr
+    if most is None and levels is not None:
+        raise ConfigError("--prefix-levels says of which codes --max-per-prefix is; give that too")
+    return {
+        "quota": None if most is None else PrefixQuota(max_items=most, num_levels=1 if levels is None else levels),
+        "mmr": None if trade_off is None else MarginalRelevance(trade_off=trade_off),
+    }
 
 
 def _print_items(found: "RecommendedItems", k: int) -> None:

@@ -4,6 +4,7 @@
 Maximal marginal relevance takes any list apart from how it was made. Knows no model and no prompt.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from itemic.decode.trie import Trie
 from itemic.decode.walk import Candidates, Nodes
 
 __all__ = [
+    "MarginalRelevance",
     "PrefixQuota",
     "best_within_quota",
     "close_over_quota",
@@ -41,6 +43,27 @@ class PrefixQuota:
         for name in ("max_items", "num_levels"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MarginalRelevance:
+    """How a list is re-ranked by maximal marginal relevance."""
+
+    trade_off: float
+    """λ: 1 leaves a list as it is, 0 looks at nothing but how unlike its items are."""
+    vectors: Float[np.ndarray, "N D"] | None = None
+    """Vectors of all items, similar by their angle; None: similar by what semantic IDs have in common."""
+
+    def __post_init__(self) -> None:
+        _check_trade_off(self.trade_off)
+
+    @property
+    def identity(self) -> dict[str, float | str]:
+        """What re-ranked lists follow from: equal for settings that re-rank alike."""
+        if self.vectors is None:
+            return {"trade_off": self.trade_off}
+        digest = hashlib.sha256(np.ascontiguousarray(self.vectors).data).hexdigest()
+        return {"trade_off": self.trade_off, "vectors": digest}
 
 
 def close_over_quota(candidates: Candidates, group: Int[Tensor, "B W"], max_items: int) -> Candidates:
@@ -170,7 +193,8 @@ def rerank_by_mmr(
     item_index, score = (
         np.take_along_axis(each, order.clip(min=0), axis=1) for each in (lists.item_index, lists.score)
     )
-    return Recommendations(
+    return replace(
+        lists,
         item_index=np.where(is_chosen, item_index, -1),
         score=np.where(is_chosen, score, -np.inf),
         num_tied_beyond=np.zeros_like(lists.num_tied_beyond),
@@ -199,8 +223,7 @@ def mmr_order(
     Raises:
         ConfigError: if λ is out of range.
     """
-    if not 0 <= trade_off <= 1:
-        raise ConfigError(f"the MMR trade-off must lie between 0 and 1, found {trade_off}")
+    _check_trade_off(trade_off)
     num_rows, pool = relevance.shape
     rows = np.arange(num_rows)
     order = np.full((num_rows, k), -1, dtype=np.int64)
@@ -228,3 +251,8 @@ def cosine_similarity(vectors: Float[np.ndarray, "B P D"]) -> Float[np.ndarray, 
     unit = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
     similarity: Float[np.ndarray, "B P P"] = unit @ unit.swapaxes(1, 2)
     return similarity
+
+
+def _check_trade_off(trade_off: float) -> None:
+    if not 0 <= trade_off <= 1:
+        raise ConfigError(f"the MMR trade-off must lie between 0 and 1, found {trade_off}")

@@ -12,7 +12,7 @@ from itemic.core.errors import ConfigError, DataError
 from itemic.core.ranking import Histories, Recommendations, check_histories
 from itemic.decode.beam import BeamResult, constrained_beam_search
 from itemic.decode.conditions import ItemSelector, Where
-from itemic.decode.diversity import PrefixQuota, within_quota
+from itemic.decode.diversity import MarginalRelevance, PrefixQuota, rerank_by_mmr, within_quota
 from itemic.decode.filters import ItemFilter
 from itemic.decode.item_sets import ItemSet
 from itemic.decode.policy import CatalogPolicy
@@ -45,6 +45,7 @@ class LanguageModelRecommender:
         allow_catalog_change: bool = False,
         items: pl.DataFrame | None = None,
         quota: PrefixQuota | None = None,
+        mmr: MarginalRelevance | None = None,
     ) -> None:
         """Builds the catalog's tree.
 
@@ -60,6 +61,8 @@ class LanguageModelRecommender:
                 items since, say.
             items: The catalogue whose columns conditions name, row i is item_index i; without it there are none.
             quota: At most so many items of a list under one prefix; None sets no limit.
+            mmr: Chooses a list's items from all that the beams reached, so that they are unlike each other. Scores
+                need not fall along such a list, so it cannot be evaluated. None keeps lists by score.
 
         Raises:
             CatalogError: if the catalog has no active item, is another one than the model's and that is not allowed,
@@ -83,6 +86,8 @@ class LanguageModelRecommender:
         self._normalize: Normalization = normalize
         self._batch_size = batch_size
         self._quota = quota
+        self._mmr = mmr
+        self._codes = catalog.codes
         self._memory = PrefixMemory(model)
 
     @property
@@ -132,7 +137,11 @@ class LanguageModelRecommender:
             memory=self._memory,
             quota=self._quota,
         )
-        return list_items(self._trie, beams, k, allowed, self._quota)
+        if self._mmr is None:
+            return list_items(self._trie, beams, k, allowed, self._quota)
+        reached = list_items(self._trie, beams, max(k, self._num_beams), allowed, self._quota)
+        codes = self._codes if self._mmr.vectors is None else None
+        return rerank_by_mmr(reached, k, self._mmr.trade_off, codes=codes, vectors=self._mmr.vectors)
 
     def _filter(
         self,
