@@ -46,6 +46,7 @@ def constrained_beam_search(
     batch_size: int = 16,
     memory: PrefixMemory | None = None,
     quota: PrefixQuota | None = None,
+    ending: Sequence[int] = (),
 ) -> BeamResult:
     """Returns the leaves that a beam search of width ``num_beams`` reaches for each prompt.
 
@@ -67,6 +68,9 @@ def constrained_beam_search(
             this call only.
         quota: At most so many items under one prefix. The list is then the unlimited one taken best first, each item
             unless its prefix is full, exactly where the beams cover the level, and as long as the quota allows.
+        ending: Token ids that follow a semantic ID in every answer the model was trained on. ``full`` scores them and
+            ranks the leaves that the beams reached by the whole answer, as the reference does, whose answers end in a
+            line break and EOS; leaves beyond the beams are then no ties. ``legal`` gives them probability 1.
 
     Raises:
         ConfigError: if the width, batch size or normalisation does not exist, or the quota's prefix is longer than
@@ -84,7 +88,7 @@ def constrained_beam_search(
 
     def search(rows: Int[Tensor, "b"], batch: PromptBatch) -> tuple[Tensor, Tensor, Tensor]:
         chosen = None if allowed is None else allowed.select(rows)
-        return search_prompts(walker, batch, num_beams, chosen, quota)
+        return search_prompts(walker, batch, num_beams, chosen, quota, ending)
 
     found = walker.read_in_batches(prompts, batch_size, search)
     if found is None:
@@ -100,6 +104,7 @@ def search_prompts(
     num_beams: int,
     allowed: ItemFilter | None = None,
     quota: PrefixQuota | None = None,
+    ending: Sequence[int] = (),
 ) -> tuple[Int[Tensor, "B W"], Float[Tensor, "B W"], Int[Tensor, "B"]]:
     """Returns the best leaves of one batch that was read, as the columns of a ``BeamResult``."""
     walk, num_levels = walker.start(prompts, allowed), walker.trie.num_levels
@@ -118,12 +123,16 @@ def search_prompts(
             nodes = _best(candidates, width)
         walk.take(nodes)
     beams = walk.nodes
-    missing = (0, num_beams - beams.node.shape[1])
-    leaf = beams.node.masked_fill(beams.logprob == -torch.inf, -1)
+    leaf, logprob, num_tied_beyond = beams.node, beams.logprob, _num_tied_beyond(candidates, beams)
+    if len(ending) and walker.vocabulary_normalizer is not None:
+        logprob, order = (logprob + walk.ending_logprob(ending)).sort(dim=1, descending=True, stable=True)
+        leaf, num_tied_beyond = leaf.gather(1, order), torch.zeros_like(num_tied_beyond)
+    missing = (0, num_beams - leaf.shape[1])
+    leaf = leaf.masked_fill(logprob == -torch.inf, -1)
     return (
         torch.nn.functional.pad(leaf, missing, value=-1),
-        torch.nn.functional.pad(beams.logprob, missing, value=-torch.inf),
-        _num_tied_beyond(candidates, beams),
+        torch.nn.functional.pad(logprob, missing, value=-torch.inf),
+        num_tied_beyond,
     )
 
 

@@ -127,6 +127,34 @@ class Walk:
         if self.depth < self._walker.trie.num_levels:
             self._read_codes()
 
+    def ending_logprob(self, ending: Sequence[int]) -> Float[Tensor, "B W"]:
+        """Returns log p of the tokens that an answer ends with after each of the leaves that the walk stands on.
+
+        A leaf's code and its ending are read in one pass; the cache is then of no more use. With ``legal`` every
+        token of the ending is its predecessor's only child, so that the answer is 0 and nothing is read.
+
+        Args:
+            ending: Token ids that follow every semantic ID, at least one.
+        """
+        walker, prompts, leaves = self._walker, self._prompts, self.nodes
+        assert self.depth == walker.trie.num_levels, "only leaves have an ending"
+        if walker.vocabulary_normalizer is None:
+            return torch.zeros_like(leaves.logprob)
+        (B, W), T, device = leaves.node.shape, len(ending), leaves.node.device
+        level = self.depth - 1
+        tokens = torch.tensor(list(ending), device=device)
+        code = walker.level_ids[level][walker.trie.codes[level][leaves.node].long()]
+        ids = torch.cat([code[..., None], tokens[:-1].expand(B, W, T - 1)], dim=-1).flatten(1)
+        positions = (prompts.length[:, None] + level + torch.arange(T, device=device)).repeat(1, W)
+        place = torch.arange(W * T, device=device)
+        own = ((place[:, None] // T == place // T) & (place[:, None] >= place)).expand(B, -1, -1)
+        ancestors = self._sees[..., :-W].repeat_interleave(T, dim=1)
+        mask = torch.cat([prompts.is_token[:, None].expand(B, W * T, -1), ancestors, own], dim=-1)
+        hidden, _ = walker.policy.hidden(ids, mask[:, None], positions, self._cache, use_cache=True)
+        # (W, T, T): of every state the logits of all ending tokens, of which its own successor is wanted.
+        logits = widen(walker.policy.logits(hidden, tokens)).view(B, W, T, T).diagonal(dim1=-2, dim2=-1)
+        return (logits - walker.vocabulary_normalizer(hidden).view(B, W, T)).sum(dim=-1)
+
     def _read_codes(self) -> None:
         """Appends the nodes' last codes to the cache and makes the hidden states after them."""
         walker, prompts = self._walker, self._prompts
