@@ -21,8 +21,10 @@ from itemic.data.lookup import find_items
 from itemic.decode.conditions import Where
 from itemic.decode.diversity import MarginalRelevance, PrefixQuota
 from itemic.decode.recommender import LanguageModelRecommender, top_probabilities
+from itemic.decode.think import ThinkConfig, Thoughts
 from itemic.decode.walk import Normalization
 from itemic.language.prompts import PROMPT_VERSION, Renderer
+from itemic.model.precision import Precision
 from itemic.model.sid_model import SidModel
 from itemic.sid.catalog import Catalog
 
@@ -49,13 +51,14 @@ class RecommendedItem:
 class RecommendedItems(list[RecommendedItem]):
     """An answer, best first; a list that also knows how many items might have been in it."""
 
-    def __init__(self, items: Iterable[RecommendedItem], num_allowed: int) -> None:
-        """Keeps the items and ``num_allowed``, the number of items that the filters left.
+    def __init__(self, items: Iterable[RecommendedItem], num_allowed: int, thought: str | None = None) -> None:
+        """Keeps the items, the number of items that the filters left, and what the model thought before, if it did.
 
-        An answer shorter than both this and what was asked for did not reach all that were allowed.
+        An answer shorter than both ``num_allowed`` and what was asked for did not reach all that were allowed.
         """
         super().__init__(items)
         self.num_allowed = num_allowed
+        self.thought = thought
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,8 @@ class TrainedRun:
     """What its answers follow from beside the request: equal identities give equal lists, but for rounding."""
     calibration: Calibration | None = None
     """From the model's probabilities to how often they are right; None shows the model's own."""
+    max_history: int | None = None
+    """Items of a history that the model reads, the last ones; None for all."""
 
     def recommend(
         self,
@@ -101,7 +106,7 @@ class TrainedRun:
         past = find_items(items, history)
         forbidden = find_items(items, exclude)
         allowed = None if allow is None else [self._recommendable(find_items(items, allow))]
-        lists = self.recommend_many([past], k, exclude=[forbidden], allow=allowed, where=[where])
+        lists, thoughts = self._ask([past], k, [forbidden], allowed, [where])
         found = zip(lists.item_index[0].tolist(), self.probabilities(lists)[0].tolist(), strict=True)
         listed = [
             RecommendedItem(
@@ -115,7 +120,8 @@ class TrainedRun:
             if index >= 0
         ]
         assert lists.num_allowed is not None, "a language model counts what is allowed"
-        return RecommendedItems(listed, num_allowed=int(lists.num_allowed[0]))
+        thought = None if thoughts is None else self.renderer.tokenizer.decode(thoughts.lists()[0])
+        return RecommendedItems(listed, int(lists.num_allowed[0]), thought)
 
     def recommend_many(
         self,
@@ -140,11 +146,42 @@ class TrainedRun:
             DataError: if an item index is not in the catalogue or ``k`` is less than 1.
             ConfigError: if a condition cannot be understood, or goes with no column or its type.
         """
+        return self._ask(histories, k, exclude, allow, where)[0]
+
+    def after_thinking(self, config: ThinkConfig | None = None) -> "TrainedRun":
+        """Returns the same run with the model thinking before each answer, which then holds the thought.
+
+        Whether that helps is for the user to measure: the stages of itemic train no thoughts, so it is for backbones
+        that learned to think elsewhere. Probabilities are not calibrated after a thought.
+
+        Args:
+            config: How thoughts are written.
+
+        Raises:
+            ConfigError: if the model was trained with sid-only prompts and so has no words.
+        """
+        config, frame, num_read = config or ThinkConfig(), self.renderer.thought_tokens(), self.max_history
+
+        def prompt(history: Sequence[int]) -> Sequence[int]:
+            return self.renderer.thinking_prompt(history if num_read is None else history[-num_read:])
+
+        recommender = self.recommender.after_thinking(prompt, frame, config)
+        identity = {**self.identity, "think": asdict(config)}
+        return replace(self, recommender=recommender, identity=identity, calibration=None)
+
+    def _ask(
+        self,
+        histories: Histories,
+        k: int,
+        exclude: Histories | None,
+        allow: Histories | None,
+        where: Sequence[Where | None] | None,
+    ) -> tuple[Recommendations, Thoughts | None]:
         if exclude is not None and len(exclude) != len(histories):
             raise DataError(f"exclude has {len(exclude)} lists for {len(histories)} histories")
         if not self.dataset.keeps_repeats:
             exclude = [[*items, *past] for items, past in zip(exclude or [()] * len(histories), histories, strict=True)]
-        return self.recommender.recommend(histories, k, exclude, allow, where=where)
+        return self.recommender.recommend_with_thoughts(histories, k, exclude, allow, where=where)
 
     def probabilities(self, lists: Recommendations) -> Float[np.ndarray, "B k"]:
         """Returns each listed item's probability, calibrated where the run is, and 0 where a list has ended."""
@@ -165,6 +202,7 @@ def load_trained(
     normalize: Normalization = "legal",
     batch_size: int = 16,
     device: str = "auto",
+    dtype: Precision = "auto",
     allow_catalog_change: bool = False,
     quota: PrefixQuota | None = None,
     mmr: MarginalRelevance | None = None,
@@ -178,6 +216,8 @@ def load_trained(
         normalize: What scores are normalised over.
         batch_size: Prompts decoded at once.
         device: Where to compute.
+        dtype: Number format to compute in: ``auto`` (float32 on a CPU, bfloat16 on CUDA), ``float32``, ``bfloat16``
+            or ``int8``.
         allow_catalog_change: Whether another catalog than the model was trained on will do. If it grew from that one,
             items added since can be recommended, though the model never met them, and items retired since never are.
         quota: At most so many items of a list under one prefix of codes.
@@ -200,6 +240,7 @@ def load_trained(
             f"{run.path('model')}: trained with prompts of version {model.prompt_version}, this itemic has "
             f"{PROMPT_VERSION}; train it again"
         )
+    precision = model.prepare_for_inference(dtype)
     max_history = _max_history(run)
 
     def prompt(history: Sequence[int]) -> Sequence[int]:
@@ -220,8 +261,9 @@ def load_trained(
     )
     renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
     made_of = {"num_beams": num_beams, "normalize": normalize, "catalog": catalog.version, **_output_hashes(run)}
+    made_of["dtype"] = precision
     lists = {"quota": None if quota is None else asdict(quota), "mmr": None if mmr is None else mmr.identity}
-    trained = TrainedRun(dataset, catalog, renderer, recommender, {**made_of, **lists})
+    trained = TrainedRun(dataset, catalog, renderer, recommender, {**made_of, **lists}, max_history=max_history)
     return _with_calibration(trained, run.path(_CALIBRATION)) if calibrated else trained
 
 

@@ -17,6 +17,7 @@ from itemic.decode.filters import ItemFilter
 from itemic.decode.naive import naive_beam_search
 from itemic.decode.noise import hash_keys, uniform_noise
 from itemic.decode.policy import Policy
+from itemic.decode.recommender import LanguageModelRecommender
 from itemic.decode.think import ThinkConfig, think_then_recommend
 from itemic.decode.trie import Trie
 from itemic.language import ThoughtTokens
@@ -174,6 +175,31 @@ def test_thinks_with_a_real_network(tiny_model) -> None:
         expected = constrained_beam_search(model, read, trie, 8)
         assert beams.leaf.tolist() == expected.leaf.tolist()
         torch.testing.assert_close(beams.logprob, expected.logprob, rtol=0, atol=2e-5)
+
+
+def test_a_recommender_thinks_before_its_lists(fake_policy, make_catalog) -> None:
+    """The list is the ordinary one after prompt, thought and what leads over; the ordinary one stays as it was."""
+    catalog = make_catalog(SIDS, SIZES)
+    policy = fake_policy(SIZES, catalog_version=catalog.version)
+    stop, then, *_ = words(policy)
+    config = ThinkConfig(max_new_tokens=6, temperature=3.0)
+
+    def prompt(history: Sequence[int]) -> list[int]:
+        return [words(policy)[6], *history]
+
+    plain = LanguageModelRecommender(policy, catalog, prompt)
+    thinking = plain.after_thinking(prompt, ThoughtTokens(stop_ids=(stop,), then_ids=(then,)), config)
+    histories, exclude = [[1, 2], [], [3]], [[0], [], [4, 5]]
+    lists, thoughts = thinking.recommend_with_thoughts(histories, 7, exclude)
+    read = {
+        tuple(history): [*thought, stop, then] for history, thought in zip(histories, thoughts.lists(), strict=True)
+    }
+    expected = LanguageModelRecommender(policy, catalog, lambda history: [*prompt(history), *read[tuple(history)]])
+    assert lists.item_index.tolist() == expected.recommend(histories, 7, exclude).item_index.tolist()
+    assert thinking.recommend(histories, 7, exclude).score.tolist() == lists.score.tolist()
+    ordinary, none = plain.recommend_with_thoughts(histories, 7, exclude)
+    assert none is None
+    assert ordinary.score.tolist() != lists.score.tolist()
 
 
 def test_bad_arguments_are_named(policy, trie) -> None:

@@ -1,5 +1,6 @@
 """A language model as a Recommender: histories in, ranked items out. Knows no prompt text, no data and no metric."""
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,8 +18,10 @@ from itemic.decode.filters import ItemFilter
 from itemic.decode.item_sets import ItemSet
 from itemic.decode.policy import CatalogPolicy
 from itemic.decode.prefill import PrefixMemory
+from itemic.decode.think import ThinkConfig, Thoughts, think_then_recommend
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Normalization
+from itemic.language.thoughts import ThoughtTokens
 from itemic.sid.catalog import Catalog
 from itemic.sid.lineage import check_trained_on
 
@@ -89,6 +92,7 @@ class LanguageModelRecommender:
         self._mmr = mmr
         self._codes = catalog.codes
         self._memory = PrefixMemory(model)
+        self._thinking: tuple[ThoughtTokens, ThinkConfig] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -122,26 +126,56 @@ class LanguageModelRecommender:
                 history.
             ConfigError: if a condition cannot be understood, or goes with no column or its type.
         """
+        return self.recommend_with_thoughts(histories, k, exclude, allow, where=where)[0]
+
+    def recommend_with_thoughts(
+        self,
+        histories: Histories,
+        k: int,
+        exclude: Histories | None = None,
+        allow: Histories | None = None,
+        *,
+        where: Sequence[Where | None] | None = None,
+    ) -> tuple[Recommendations, Thoughts | None]:
+        """Returns what ``recommend`` does and the thought before each list; None where the model does not think."""
         if k < 1:
             raise DataError(f"k must be at least 1, found {k}")
         check_histories(histories, self._num_items)
         allowed = self._filter(len(histories), exclude, allow, where)
-        beams = constrained_beam_search(
-            self._model,
-            [self._prompt(history) for history in histories],
-            self._trie,
-            max(k, self._num_beams),
-            self._normalize,
-            allowed,
-            batch_size=self._batch_size,
-            memory=self._memory,
-            quota=self._quota,
-        )
+        thoughts, beams = self._search([self._prompt(history) for history in histories], k, allowed)
         if self._mmr is None:
-            return list_items(self._trie, beams, k, allowed, self._quota)
+            return list_items(self._trie, beams, k, allowed, self._quota), thoughts
         reached = list_items(self._trie, beams, max(k, self._num_beams), allowed, self._quota)
         codes = self._codes if self._mmr.vectors is None else None
-        return rerank_by_mmr(reached, k, self._mmr.trade_off, codes=codes, vectors=self._mmr.vectors)
+        return rerank_by_mmr(reached, k, self._mmr.trade_off, codes=codes, vectors=self._mmr.vectors), thoughts
+
+    def after_thinking(
+        self, prompt: Callable[[Sequence[int]], Sequence[int]], frame: ThoughtTokens, config: ThinkConfig | None = None
+    ) -> "LanguageModelRecommender":
+        """Returns a recommender that lets the same model think before each list.
+
+        Args:
+            prompt: From a history to the token ids of a prompt after which a thought's first token follows.
+            frame: What ends a thought and leads over to a semantic ID.
+            config: How thoughts are written.
+        """
+        thinking = copy.copy(self)
+        thinking._prompt = prompt
+        thinking._thinking = (frame, config or ThinkConfig())
+        return thinking
+
+    def _search(
+        self, prompts: Sequence[Sequence[int]], k: int, allowed: ItemFilter | None
+    ) -> tuple[Thoughts | None, BeamResult]:
+        asked = (self._model, prompts, self._trie, max(k, self._num_beams))
+        size, memory, quota = self._batch_size, self._memory, self._quota
+        if self._thinking is not None:
+            return think_then_recommend(
+                *asked, *self._thinking, self._normalize, allowed, batch_size=size, memory=memory, quota=quota
+            )
+        return None, constrained_beam_search(
+            *asked, self._normalize, allowed, batch_size=size, memory=memory, quota=quota
+        )
 
     def _filter(
         self,
