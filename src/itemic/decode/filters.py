@@ -114,19 +114,11 @@ class ItemFilter:
 
     def num_allowed(self, depth: int, node: Int[Tensor, "B *shape"]) -> Int[Tensor, "B *shape"]:
         """Returns how many items on a leaf each request may get; above the leaves 1 where it may get any, else 0."""
-        is_leaf = depth == self.trie.num_levels
-        is_counted = is_leaf and self.trie.max_items > 1
-        is_marked, place = _find(self.nodes[depth], node)
-        num_listed = self._num_on_leaf(place) * is_marked if is_counted else is_marked.to(torch.int32)
         if self.are_allowed:
-            return num_listed
-        if self.sets is not None:
-            num_open = self.sets.num_open(self.row, depth, node)
-        elif is_counted:
-            num_open = self.trie.num_items_below(depth, node)
-        else:
-            return (~is_marked).to(torch.int32)
-        return num_open - num_listed if is_counted else num_open & ~is_marked
+            return self._num_listed(depth, node)
+        if not self.nodes[depth].shape[1]:
+            return self._num_open(depth, node)
+        return self._num_open(depth, node) - self._num_listed(depth, node)
 
     def allows(self, slot: Int[Tensor, "B *shape"]) -> Bool[Tensor, "B *shape"]:
         """Returns whether each request may get the item at a slot; none is behind the last slot."""
@@ -138,10 +130,21 @@ class ItemFilter:
             return is_allowed
         return is_allowed & self.sets.holds(self.row, slot.clamp(max=self.trie.num_items - 1))
 
-    def _num_on_leaf(self, place: Int[Tensor, "B *shape"]) -> Int[Tensor, "B *shape"]:
-        if not self.num_on_leaf.shape[1]:
-            return torch.zeros_like(place)
-        return self.num_on_leaf.gather(1, place.flatten(1)).view(place.shape)
+    def _num_open(self, depth: int, node: Int[Tensor, "B *shape"]) -> Int[Tensor, "B *shape"]:
+        """Returns what ``num_allowed`` would be without the lists."""
+        if self.sets is not None:
+            return self.sets.num_open(self.row, depth, node)
+        if depth == self.trie.num_levels and self.trie.is_shared:
+            return self.trie.num_items_below(depth, node)
+        return torch.ones_like(node, dtype=torch.int32)
+
+    def _num_listed(self, depth: int, node: Int[Tensor, "B *shape"]) -> Int[Tensor, "B *shape"]:
+        """Returns the number of listed items on a leaf; above the leaves 1 for a marked node."""
+        is_marked, place = _find(self.nodes[depth], node)
+        num_listed = is_marked.to(torch.int32)
+        if depth < self.trie.num_levels or not self.trie.is_shared or not self.num_on_leaf.shape[1]:
+            return num_listed
+        return num_listed * self.num_on_leaf.gather(1, place.flatten(1)).view(place.shape)
 
 
 def _stack_sets(
@@ -216,7 +219,7 @@ def _marks(
 
 
 def _node_of_slot(trie: Trie, depth: int, slot: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
-    if depth == trie.num_levels and trie.max_items == 1:
+    if depth == trie.num_levels and not trie.is_shared:
         return slot
     return torch.searchsorted(trie.slot_start[depth], slot.to(torch.int32), right=True) - 1
 
