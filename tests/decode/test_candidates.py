@@ -110,7 +110,7 @@ def test_few_children_below_a_wide_node_are_scored_alone(monkeypatch: pytest.Mon
 
     assert columns([0, 0]) == 60
     assert columns([5, 6, 7]) == 1
-    assert columns([0, *range(1, 12)]) == 60
+    assert columns([0, *range(1, 32)]) == 60
     assert calls == ["padded_candidates", "ragged_candidates", "ragged_candidates"]
     assert columns(list(range(40))) == 60  # every node of the depth: the search may want every child
 
