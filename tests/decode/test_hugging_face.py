@@ -99,8 +99,8 @@ def test_generate_writes_what_it_writes_with_a_table(model, codes, trie, options
 def test_beams_are_those_of_our_own_search(model, codes, trie, normalize, num_beams) -> None:
     prompts = make_prompts(model, codes, (3, 0, 1, 5))
     processor = SidLogitsProcessor(trie, model.sid_tokens, EOS, normalize=normalize)
-    # With ``legal`` what comes after the codes costs nothing, so that it may be written or not.
-    for max_new_tokens in (3, 5) if normalize == "legal" else (3,):
+    ending = (*model.sid_tokens.closing_ids, EOS)
+    for max_new_tokens, written_too in ((3, ()), (5, ending)):
         found = generate(
             model,
             prompts,
@@ -110,7 +110,7 @@ def test_beams_are_those_of_our_own_search(model, codes, trie, normalize, num_be
             num_return_sequences=num_beams,
             length_penalty=0.0,
         )
-        expected = constrained_beam_search(model, prompts, trie, num_beams, normalize)
+        expected = constrained_beam_search(model, prompts, trie, num_beams, normalize, ending=written_too)
         sids = model.sid_tokens.encode(codes)[expected.leaf.flatten()][:, 1:4]
         assert [row[:3] for row in found] == sids.tolist()
 

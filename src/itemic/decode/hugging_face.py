@@ -39,11 +39,12 @@ class SidLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers
     filter allows no item, gets the end token with score 0 and everything else -inf. It is never left unconstrained.
 
     With ``full`` the scores of tokens that may follow stay as they are, as with ``prefix_allowed_tokens_fn`` and a
-    table of prefixes. ``legal`` makes them log-probabilities among the tokens that continue a semantic ID of the tree
-    (whatever the filter), so that the beams of ``generate`` rank as :func:`itemic.decode.constrained_beam_search`
-    does; a closing or end token then costs nothing. The ``full`` lists of both are equal where ``max_new_tokens`` is
-    the number of levels: ``generate`` would also score the tokens after them. Where a depth has fewer open nodes than
-    beams, ``generate`` may fill its list with copies scored below -1e8 or with dead beams scored -inf.
+    table of prefixes. ``legal`` makes them log-probabilities among the tokens that continue a semantic ID of the tree,
+    whatever the filter; a closing or end token then costs nothing. With ``length_penalty=0.0`` the beams of
+    ``generate`` are those of :func:`itemic.decode.constrained_beam_search`, with ``full`` where ``max_new_tokens`` is
+    the number of levels, or where the search is told the ``ending`` that ``generate`` writes and scores. Where a depth
+    has fewer open nodes than beams, ``generate`` may fill its list with copies scored below -1e8 or with dead beams
+    scored -inf.
     """
 
     def __init__(
