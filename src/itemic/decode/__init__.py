@@ -2,15 +2,23 @@
 
 ``trie`` holds the tree, ``filters`` what each request may get, ``policy`` what is asked of a model. ``prefill`` reads
 prompts, ``scoring`` has the normalisers, ``walk`` goes down the tree level by level, ``beam`` is the search and
-``naive`` its slow twin. ``think`` lets a model write a thought first, ``domains`` puts several catalogues behind one
-model. ``recommender`` is the door that the rest of itemic uses; ``hugging_face`` is one for ``generate``.
+``naive`` its slow twin. ``stochastic`` draws samples, ``diversity`` makes lists of unlike items, ``think`` lets a model
+write a thought first, ``domains`` puts several catalogues behind one model. ``recommender`` is the door that the rest
+of itemic uses; ``hugging_face`` is one for ``generate``.
 """
 
 from itemic.decode.beam import BeamResult, constrained_beam_search
+from itemic.decode.diversity import MarginalRelevance, PrefixQuota, rerank_by_mmr
 from itemic.decode.domains import Domain, DomainForest, DomainRecommendations, recommend_from_domains
 from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import CatalogPolicy, Policy
 from itemic.decode.recommender import LanguageModelRecommender, top_probabilities
+from itemic.decode.stochastic import (
+    DistinctSamples,
+    Samples,
+    sample_with_replacement,
+    sample_without_replacement,
+)
 from itemic.decode.think import ThinkConfig, Thoughts, think_then_recommend
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Normalization, TreeWalker
@@ -18,19 +26,26 @@ from itemic.decode.walk import Normalization, TreeWalker
 __all__ = [
     "BeamResult",
     "CatalogPolicy",
+    "DistinctSamples",
     "Domain",
     "DomainForest",
     "DomainRecommendations",
     "ItemFilter",
     "LanguageModelRecommender",
+    "MarginalRelevance",
     "Normalization",
     "Policy",
+    "PrefixQuota",
+    "Samples",
     "ThinkConfig",
     "Thoughts",
     "TreeWalker",
     "Trie",
     "constrained_beam_search",
     "recommend_from_domains",
+    "rerank_by_mmr",
+    "sample_with_replacement",
+    "sample_without_replacement",
     "think_then_recommend",
     "top_probabilities",
 ]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from itemic.core.errors import ConfigError, DataError
 from itemic.core.ranking import Recommendations
+from itemic.decode.candidates import Candidates, Nodes, top_places
 from itemic.decode.trie import Trie
-from itemic.decode.walk import Candidates, Nodes
 
 __all__ = [
     "MarginalRelevance",
@@ -98,9 +98,9 @@ def best_within_quota(candidates: Candidates, group: Int[Tensor, "B W"], max_ite
     is_open = candidates.logprob > -torch.inf
     is_within = _admit(candidates.logprob, group, is_open.int(), max_items) > 0
     tiers = [candidates.logprob.masked_fill(~tier, -torch.inf).flatten(1) for tier in (is_within, ~is_within)]
-    score, place = (
-        torch.cat(columns, dim=1) for columns in zip(*(tier.topk(width, dim=1) for tier in tiers), strict=True)
-    )
+    places = [top_places(tier, width) for tier in tiers]
+    place = torch.cat(places, dim=1)
+    score = torch.cat([tier.gather(1, best) for tier, best in zip(tiers, places, strict=True)], dim=1)
     # Each tier comes best first and ends in what is not of it; all that is comes before all that is not.
     order = (score == -torch.inf).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
     nodes = candidates.at(place.gather(1, order))

@@ -17,12 +17,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itemic.core.errors import ConfigError
+from itemic.decode.candidates import Candidates, top_places
 from itemic.decode.filters import ItemFilter
 from itemic.decode.noise import gumbel_noise, hash_keys, uniform_noise, working_dtype
 from itemic.decode.policy import Policy
 from itemic.decode.prefill import PromptBatch, check_prompts
 from itemic.decode.trie import Trie
-from itemic.decode.walk import Candidates, TreeWalker
+from itemic.decode.walk import TreeWalker
 
 __all__ = [
     "DistinctSamples",
@@ -236,8 +237,8 @@ def draw_distinct(
         noise = gumbel_noise(hash_keys(seed, row[..., None], depth, candidates.node), dtype)
         below = _share_maximum(child + noise, perturbed).masked_fill(child == -torch.inf, -torch.inf)
         width = min(num_samples + 1, trie.num_nodes(depth))
-        perturbed, place = below.flatten(1).topk(width, dim=1)
-        logprob = child.flatten(1).gather(1, place)
+        place = top_places(below.flatten(1), width)
+        perturbed, logprob = (each.flatten(1).gather(1, place) for each in (below, child))
         walk.take(candidates.at(place))
     leaf = walk.nodes.node.masked_fill(logprob == -torch.inf, -1)
     missing = (0, num_samples + 1 - leaf.shape[1])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn.isotonic import IsotonicRegression
+from scipy.optimize import isotonic_regression
 
 from itemic.core.calibration import Calibration
 from itemic.core.dataset import Dataset
@@ -134,12 +134,14 @@ def fit_curve(
     """
     order = np.argsort(probability, kind="stable")
     groups = np.array_split(order, max(1, len(order) // _POINTS_PER_KNOT))
-    centre = np.array([np.log(probability[group]).mean() for group in groups])
-    share = np.array([is_hit[group].mean() for group in groups])
-    weight = np.array([len(group) for group in groups])
-    curve = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(centre, share, sample_weight=weight)
-    stated, first = np.unique(np.exp(curve.X_thresholds_).clip(max=1.0), return_index=True)
-    return stated, np.maximum.accumulate(curve.y_thresholds_[first].astype(np.float64))
+    centre = np.array([np.exp(np.log(probability[group]).mean()) for group in groups]).clip(max=1.0)
+    stated, knot = np.unique(centre, return_inverse=True)
+    num_items = np.bincount(knot, [len(group) for group in groups])
+    num_hits = np.bincount(knot, [is_hit[group].sum() for group in groups])
+    actual = isotonic_regression(num_hits / num_items, weights=num_items).x
+    is_end = np.ones(len(stated), dtype=bool)
+    is_end[1:-1] = (actual[1:-1] != actual[:-2]) | (actual[1:-1] != actual[2:])
+    return stated[is_end], actual[is_end]
 
 
 def hold_out_probabilities(listed: ListedProbabilities, num_folds: int, *, seed: int) -> Float[np.ndarray, "n"]:
