@@ -575,3 +575,58 @@ def test_the_recommender_lists_what_itemics_own_does(vllm, wrapped) -> None:
 def test_without_vllm_the_error_says_what_to_install() -> None:
     with pytest.raises(MissingDependencyError, match=r"docs/vllm\.md"):
         importlib.import_module(NAME)
+
+
+@pytest.fixture(scope="module")
+def served(wrapped) -> Any:
+    """A running engine; it takes about a minute to start."""
+    vllm = pytest.importorskip("vllm")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    patch.setenv("TORCHDYNAMO_DISABLE", "1")
+    name = "V2" if torch.cuda.is_available() else "V1"
+    yield vllm.LLM(
+        wrapped.config.model_config.model,
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=128,
+        logits_processors=[f"{NAME}:SidLogitsProcessor{name}"],
+        additional_config={"itemic_catalog": wrapped.config.additional_config["itemic_catalog"]},
+        logprobs_mode="processed_logits",
+    )
+    patch.undo()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_real_engine_writes_real_items_beside_other_requests(served, wrapped) -> None:
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
+
+    wishes = [
+        {"itemic": "sid"},
+        None,
+        {"itemic": "sid", "itemic_allow": ["i3", 8]},
+        {"itemic": "sid", "itemic_allow": []},
+    ]
+    params = [SamplingParams(n=4, max_tokens=9, temperature=1.0, detokenize=False, extra_args=wish) for wish in wishes]
+    found = served.generate([{"prompt_token_ids": [1]}] * len(params), params, use_tqdm=False)
+    assert any(output.token_ids[-1] != wrapped.end for output in found[1].outputs)
+    for place in (0, 2):
+        for output in found[place].outputs:
+            check_answer(wrapped, list(output.token_ids), {})
+            assert output.finish_reason == "stop"
+    sid_of = {row: wrapped.model.sid_tokens.encode(wrapped.catalog.codes[[row]])[0].tolist() for row in (3, 8)}
+    assert all(list(output.token_ids[:-1]) in sid_of.values() for output in found[2].outputs)
+    opening = wrapped.model.sid_tokens.opening_ids[0]
+    assert all(list(output.token_ids) == [opening, wrapped.end] for output in found[3].outputs)
+    with pytest.raises(VLLMValidationError, match="itemic: expected"):
+        served.generate([{"prompt_token_ids": [1]}], SamplingParams(extra_args={"itemic": "item"}), use_tqdm=False)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("normalize", ["legal", "full"])
+@pytest.mark.parametrize("is_filtered", [False, True], ids=["all", "filtered"])
+def test_a_real_engines_beams_are_the_lists_of_the_search(served, wrapped, normalize, is_filtered) -> None:
+    check_beams(importlib.import_module(NAME), wrapped, served, normalize, is_filtered)

@@ -1,0 +1,29 @@
+"""Real items only, from a vLLM engine: top lists as itemic's own search ranks them, and plain sampling.
+
+Usage: python examples/vllm_recommend.py runs/quickstart (see docs/vllm.md for what to install).
+"""
+
+import sys
+
+from vllm import LLM, SamplingParams
+
+from itemic import load_trained
+from itemic.decode.vllm import VllmRecommender
+
+if __name__ == "__main__":  # the engine's processes import this file again
+    folder = sys.argv[1]
+    llm = LLM(
+        f"{folder}/model",
+        dtype="float32",
+        logits_processors=["itemic.decode.vllm:SidLogitsProcessorV1"],  # V2 on a GPU
+        additional_config={"itemic_catalog": f"{folder}/catalog"},
+        logprobs_mode="processed_logits",
+        max_logprobs=50,
+    )
+    renderer, catalog = (run := load_trained(folder)).renderer, run.catalog
+    history = run.dataset.split("test")["history"][0].to_list()[-10:]
+    lists = VllmRecommender(llm, renderer.next_item_prompt).recommend([history], k=10, exclude=[history])
+    print([catalog.item_ids[row] for row in lists.item_index[0] if row >= 0])
+    params = SamplingParams(n=5, max_tokens=8, extra_args={"itemic": "sid"})
+    for output in llm.generate([{"prompt_token_ids": renderer.next_item_prompt(history)}], params)[0].outputs:
+        print(output.text)
