@@ -1,0 +1,73 @@
+"""Conditions on the catalogue's columns, from two CSV files to the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+import itemic
+from itemic.cli.main import main
+
+NUM_ITEMS = 20
+
+
+@pytest.fixture(scope="module")
+def shop_run(tmp_path_factory: pytest.TempPathFactory, write_recipe: Callable[..., Path]) -> Path:
+    """A run of the shop in which every item has a stock, a day and genres; item 0 has none of them."""
+    folder = tmp_path_factory.mktemp("where")
+    lines = ["item,name,text,stock,released,genres"]
+    for item in range(NUM_ITEMS):
+        columns = (
+            f'{item % 4},2024-01-{item + 1:02d},"odd, all"' if item % 2 else f"{item % 4},2024-01-{item + 1:02d},all"
+        )
+        lines.append(f"i{item},Thing {item},word{item}," + (columns if item else ",,"))
+    (folder / "items.csv").write_text("\n".join(lines) + "\n")
+    recipe = write_recipe(folder, epochs=1)
+    values = yaml.safe_load(recipe.read_text())
+    values["prepare"]["source"]["items"] = str(folder / "items.csv")
+    recipe.write_text(yaml.safe_dump(values))
+    main(["run", str(recipe), "--stages", "prepare,embed,tokenize,sft"])
+    return folder / "run"
+
+
+def test_conditions_by_flags(shop_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def recommend(*flags: str) -> tuple[list[int], str]:
+        capsys.readouterr()
+        main(
+            ["recommend", "--run", str(shop_run), "--history", "i1", "--num-beams", "20", "-k", "20", "--json", *flags]
+        )
+        answer = capsys.readouterr()
+        return [int(item["item_id"][1:]) for item in json.loads(answer.out)], answer.err
+
+    ranking, _ = recommend()
+    for flags, is_allowed in (
+        (["--where", "stock > 0"], lambda item: item % 4 > 0),
+        (["--where", "stock > 0", "--where", "genres contains odd"], lambda item: item % 2 == 1),
+        (["--where", "released >= 2024-01-15 or title = 'Thing 3'"], lambda item: item >= 14 or item == 3),
+        (["--where", "released is null"], lambda item: item == 0),
+        (["--where", "not stock = 1", "--exclude", "i2"], lambda item: item % 4 != 1 and item not in (0, 2)),
+    ):
+        assert recommend(*flags)[0] == [item for item in ranking if is_allowed(item)]
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        main(["recommend", "--run", str(shop_run), "--where", "stok > 0"])
+    assert "condition 'stok > 0': the catalogue has no column 'stok'; did you mean 'stock'?" in capsys.readouterr().err
+    main(["recommend", "--run", str(shop_run), "--history", "i1", "--where", "stock = 3", "-k", "9"])
+    assert "only 5 items are allowed, fewer than the 9 asked for" in capsys.readouterr().err
+
+
+def test_conditions_in_python(shop_run: Path) -> None:
+    trained = itemic.load_trained(shop_run, num_beams=20)
+    found = trained.recommend(["i1"], 20, where=pl.col("stock") == "3")
+    assert {item.item_id for item in found} == {"i3", "i7", "i11", "i15", "i19"}
+    assert found.num_allowed == 5
+    nothing = trained.recommend(["i1"], 3, where=["stock = 3", "stock = 2"])
+    assert (list(nothing), nothing.num_allowed) == ([], 0)
+    assert len(trained.recommend(["i1"], 3)) == 3
+    lists = trained.recommend_many([[1], [2], []], 4, where=["stock = 3", None, "released > 2024-01-18"])
+    assert lists.num_allowed is not None
+    assert lists.num_allowed.tolist() == [5, 20 if trained.dataset.keeps_repeats else 19, 2]
+    assert lists.num_listed.tolist() == [4, 4, 2]
