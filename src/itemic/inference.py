@@ -258,6 +258,7 @@ def load_trained(
         items=dataset.items,
         quota=quota,
         mmr=mmr,
+        trie_path=run.path("trie.safetensors"),
     )
     renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
     made_of = {"num_beams": num_beams, "normalize": normalize, "catalog": catalog.version, **_output_hashes(run)}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from itemic.core.errors import ArtifactError
+from itemic.decode import LanguageModelRecommender
 from itemic.decode import trie as module
 from itemic.decode.trie import Trie
 
@@ -157,3 +158,18 @@ def test_a_folder_that_cannot_be_written_costs_a_build(
     catalog = make_catalog([[0, 0], [0, 1]], (2, 2))
     assert_same(Trie.cached(tmp_path / "file" / "trie.safetensors", catalog), Trie.from_catalog(catalog))
     assert "cannot be stored" in caplog.text
+
+
+def test_a_recommender_keeps_the_tree_of_a_large_catalog(
+    tmp_path: Path, make_catalog, fake_policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WORTH_STORING", 1)
+    catalog = make_catalog([[0, 0], [0, 1], [1, 1]], (2, 2))
+    policy = fake_policy((2, 2), catalog_version=catalog.version)
+    path = tmp_path / "trie.safetensors"
+    lists = [
+        LanguageModelRecommender(policy, catalog, lambda history: [1], trie_path=trie_path).recommend([[0]], 3)
+        for trie_path in (None, path, path)
+    ]
+    assert path.exists()
+    assert [found.item_index.tolist() for found in lists] == [lists[0].item_index.tolist()] * 3

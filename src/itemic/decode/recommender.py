@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -49,6 +50,7 @@ class LanguageModelRecommender:
         items: pl.DataFrame | None = None,
         quota: PrefixQuota | None = None,
         mmr: MarginalRelevance | None = None,
+        trie_path: Path | None = None,
     ) -> None:
         """Builds the catalog's tree.
 
@@ -66,6 +68,8 @@ class LanguageModelRecommender:
             quota: At most so many items of a list under one prefix; None sets no limit.
             mmr: Chooses a list's items from all that the beams reached, so that they are unlike each other. Scores
                 need not fall along such a list, so it cannot be evaluated. None keeps lists by score.
+            trie_path: File for the tree of a large catalog, so that the next start maps it instead of building it;
+                None builds it.
 
         Raises:
             CatalogError: if the catalog has no active item, is another one than the model's and that is not allowed,
@@ -82,7 +86,8 @@ class LanguageModelRecommender:
         self.name = name
         self._model = model
         self._prompt = prompt
-        self._trie = Trie.from_catalog(catalog).to(model.device)
+        trie = Trie.from_catalog(catalog) if trie_path is None else Trie.cached(trie_path, catalog)
+        self._trie = trie.to(model.device)
         self._selector = None if items is None else ItemSelector(items, self._trie)
         self._num_items = catalog.num_items
         self._num_beams = num_beams
