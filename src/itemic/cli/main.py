@@ -31,6 +31,7 @@ one stage of a run folder (--run FOLDER --recipe RECIPE and the stage's own flag
 
 with a trained run
   recommend         items for one history of ids or titles
+  calibrate         fit the probabilities it shows to how often they are right
   catalog           show it, append or retire items, refit its codes
   compare           a paired test between two runs
   export            write the dataset in another project's format
