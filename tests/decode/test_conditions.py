@@ -36,6 +36,7 @@ ITEMS = pl.DataFrame(
         "small": pl.Series([1, 2, 3, 255], dtype=pl.UInt8),
         "kind": pl.Series(["p", "q", "p", None], dtype=pl.Categorical),
         "two words": ["1", "2", "3", "4"],
+        "large": [1234567890123456789, 1234567890123456788, 1, None],
     }
 ).with_columns(tokyo=pl.col("moment").dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Tokyo"))
 
@@ -90,6 +91,7 @@ def holds(condition: str | pl.Expr) -> str:
         ("numbers contains 3", "b"),
         ("small > -1", "abcd"),
         ("small > 300", ""),
+        ("large = 1234567890123456789", "a"),
         ("kind = p", "ac"),
         ("kind in (q)", "b"),
         ("`two words` > 2", "cd"),

@@ -167,8 +167,9 @@ def _ordered(column: pl.Expr, comparison: Comparison, value: object) -> pl.Expr:
 def _number(items: pl.DataFrame, name: str, value: str) -> int | float:
     if not _NUMBER.fullmatch(value):
         raise ConfigError(f"column {name!r} is {_described(items.schema[name])}: expected a number, found {value!r}")
-    is_whole = re.fullmatch(r"[+-]?\d{1,18}", value) is not None
-    return int(value) if is_whole else float(value)
+    if re.fullmatch(r"[+-]?\d{1,20}", value) and -(2**63) <= int(value) < 2**64:
+        return int(value)
+    return float(value)
 
 
 def _truth(name: str, value: str) -> str:
