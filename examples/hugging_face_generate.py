@@ -14,13 +14,11 @@ codes = np.unique(rng.integers(0, sizes, (500, 3)), axis=0)  # a catalog's are c
 spelling = Spelling(style="wrapped", codebook_sizes=sizes)
 tokenizer = make_sid_tokenizer(spelling)
 network = make_decoder(DecoderConfig(hidden_size=64, num_layers=2), len(tokenizer), rng).eval()
-
 trie = Trie.from_codes(codes, sizes)
 only_some = ItemFilter.from_lists(trie, 1, allow=[list(range(100))])
 processor = SidLogitsProcessor(
     trie, SidTokens.from_tokenizer(tokenizer, spelling), tokenizer.eos_token_id, normalize="legal", allowed=only_some
 )
-
 prompt = tokenizer("<bos>" + spelling.write(codes[7]) + "<|sid_begin|>", return_tensors="pt")
 torch.manual_seed(0)
 written = network.generate(
