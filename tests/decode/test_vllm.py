@@ -456,6 +456,18 @@ def test_the_engine_must_name_the_catalog_that_the_model_speaks(vllm, wrapped, t
     start_with({"itemic_catalog": str(tmp_path / "smaller"), "itemic_allow_catalog_change": True})
 
 
+def test_workers_map_the_tree_from_a_file(vllm, wrapped, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("itemic.decode.trie._WORTH_STORING", 0)
+    path = tmp_path / "trie.safetensors"
+    settings = {**wrapped.config.additional_config, "itemic_trie": str(path)}
+    config = SimpleNamespace(**{**vars(wrapped.config), "additional_config": settings})
+    world = World(wrapped.model, wrapped.catalog, wrapped.trie, config)
+    for _ in range(2):
+        _, after = one_row(vllm, world, [1, *wrapped.model.sid_tokens.opening_ids], [], itemic="sid")
+        assert path.is_file()
+        assert torch.isfinite(after).sum() == wrapped.trie.num_nodes(1)
+
+
 def test_runner_v2_goes_on_with_a_request_that_comes_back_and_knows_its_given_codes(vllm, wrapped) -> None:
     engine, tokens = SlotEngine(vllm, wrapped, np.random.default_rng(0)), wrapped.model.sid_tokens
     codes = [int(ids[code]) for ids, code in zip(tokens.level_ids, wrapped.catalog.codes[5], strict=True)]

@@ -39,7 +39,7 @@ except ImportError as error:
 __all__ = ["SidLogitsProcessorV1", "SidLogitsProcessorV2", "VllmRecommender", "beam_search_with_vllm"]
 
 _PROCESSORS = ("itemic.decode.vllm:SidLogitsProcessorV1", "itemic.decode.vllm:SidLogitsProcessorV2")
-_SETTINGS = ("itemic_catalog", "itemic_allow_catalog_change")
+_SETTINGS = ("itemic_catalog", "itemic_trie", "itemic_allow_catalog_change")
 
 
 class SidLogitsProcessorV1(LogitsProcessor):  # type: ignore[misc]  # vllm is not followed by mypy
@@ -187,12 +187,18 @@ def _make_rows(vllm_config: Any, device: torch.device) -> ConstrainedRows:
     _check_model(vllm_config.model_config.model, catalog, settings)
     tokenizer = cached_tokenizer_from_config(vllm_config.model_config)
     sid_tokens = _sid_tokens(catalog, tokenizer)
-    reader = PrefixReader(Trie.from_catalog(catalog), sid_tokens, device)
+    reader = PrefixReader(_tree(settings, catalog), sid_tokens, device)
     return ConstrainedRows(reader, sid_tokens.opening_ids, tokenizer.eos_token_id, catalog.item_ids)
 
 
 def _sid_tokens(catalog: Catalog, tokenizer: Any) -> SidTokens:
     return SidTokens.from_tokenizer(tokenizer, Spelling.of(catalog.spelling, catalog.codebook_sizes))
+
+
+def _tree(settings: dict[str, Any], catalog: Catalog) -> Trie:
+    """Returns the catalog's tree, mapped from a file where the configuration names one."""
+    path = settings.get("itemic_trie")
+    return Trie.from_catalog(catalog) if path is None else Trie.cached(Path(path), catalog)
 
 
 def _settings(additional_config: Any) -> dict[str, Any]:
@@ -250,7 +256,7 @@ class VllmRecommender:
         self._llm = llm
         self._prompt = prompt
         self._num_items = catalog.num_items
-        self._reader = PrefixReader(Trie.from_catalog(catalog), _sid_tokens(catalog, llm.get_tokenizer()))
+        self._reader = PrefixReader(_tree(settings, catalog), _sid_tokens(catalog, llm.get_tokenizer()))
         self._num_beams = num_beams
         self._normalize: Normalization = normalize
 
