@@ -1,5 +1,6 @@
 import math
 from collections import Counter
+from decimal import Decimal
 from itertools import permutations, product
 
 import numpy as np
@@ -14,6 +15,7 @@ from itemic.decode.filters import ItemFilter
 from itemic.decode.naive import score_catalog
 from itemic.decode.stochastic import (
     DistinctSamples,
+    _share_maximum,
     log_inclusion_probability,
     sample_with_replacement,
     sample_without_replacement,
@@ -61,7 +63,10 @@ def test_ordered_samples_have_the_plackett_luce_distribution(fake_policy, num_sa
     assert chi2.sf(statistic, df=len(expected) - 1) > 1e-3
 
 
-def test_exact_inclusion_by_hand_on_a_uniform_tree(uniform_policy) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_exact_inclusion_by_hand_on_a_uniform_tree(uniform_policy, dtype, monkeypatch) -> None:
+    """In float32 too, which is all that some devices have."""
+    monkeypatch.setattr("itemic.decode.stochastic.working_dtype", lambda device: dtype)
     # Leaves 0, 1, 2 have 1/6 each, leaf 3 has 1/2. Two without replacement hold leaf 3 with
     # 1/2 + 3 * 1/6 * (1/2) / (5/6) = 4/5, and each other leaf with (2 - 4/5) / 3 = 2/5.
     policy, trie, draws = uniform_policy((4, 4)), to_trie(UNEVEN, (4, 4)), 8000
@@ -69,7 +74,22 @@ def test_exact_inclusion_by_hand_on_a_uniform_tree(uniform_policy) -> None:
     share = torch.bincount(found.leaf.flatten(), minlength=4).numpy() / draws
     expected = np.array([2 / 5, 2 / 5, 2 / 5, 4 / 5])
     assert (abs(share - expected) < share_error(expected, draws)).all()
-    np.testing.assert_allclose(found.logprob[0].exp(), [1 / 2 if leaf == 3 else 1 / 6 for leaf in found.leaf[0]])
+    expected = [1 / 2 if leaf == 3 else 1 / 6 for leaf in found.leaf[0]]
+    np.testing.assert_allclose(found.logprob[0].exp(), expected, rtol=1e-6)
+    assert found.weights().dtype == dtype
+
+
+def test_given_maxima_are_kept_at_any_magnitude() -> None:
+    """As the formula in exact arithmetic where that works, and no overflow or cancellation where it does not."""
+    perturbed = torch.tensor([[[-1000.0, 5.0, 5.0 - 1e-12, -30.0], [-2.0, -1.0, -torch.inf, -1.5]]]).double()
+    for maximum in (torch.tensor([[40.0, -3.0]]), torch.tensor([[-700.0, 700.0]])):
+        shared = _share_maximum(perturbed, maximum.double())
+        torch.testing.assert_close(shared.amax(dim=-1), maximum.double(), rtol=0, atol=1e-12)
+        assert not shared.isnan().any()
+        assert shared[0, 1].argsort().tolist() == [2, 0, 3, 1]
+    # -2 stands among numbers whose own maximum is -1, and that is to be -3.
+    expected = -float((Decimal(3).exp() - Decimal(1).exp() + Decimal(2).exp()).ln())
+    assert _share_maximum(perturbed, torch.tensor([[40.0, -3.0]]).double())[0, 1, 0].item() == pytest.approx(expected)
 
 
 def test_perturbed_leaves_are_independent_gumbels(fake_policy) -> None:
