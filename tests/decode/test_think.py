@@ -177,6 +177,21 @@ def test_thinks_with_a_real_network(tiny_model) -> None:
         torch.testing.assert_close(beams.logprob, expected.logprob, rtol=0, atol=2e-5)
 
 
+def test_prompts_of_unlike_length_think_together(fake_policy, trie, monkeypatch) -> None:
+    """A second batch would double the passes through the model, which cost more than filling up a prompt."""
+    policy, batches = fake_policy(SIZES), []
+    read = policy.hidden
+
+    def counting(ids: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        batches.append(len(ids))
+        return read(ids, *arguments, **options)
+
+    monkeypatch.setattr(policy, "hidden", counting)
+    frame = ThoughtTokens(stop_ids=(words(policy)[0],), then_ids=(), never_ids=())
+    think_then_recommend(policy, [[1], [2] * 200], trie, 2, frame, ThinkConfig(max_new_tokens=20))
+    assert set(batches) == {2}
+
+
 def test_a_recommender_thinks_before_its_lists(fake_policy, make_catalog) -> None:
     """The list is the ordinary one after prompt, thought and what leads over; the ordinary one stays as it was."""
     catalog = make_catalog(SIDS, SIZES)

@@ -168,6 +168,7 @@ def in_batches(
     *,
     num_shared: int = 0,
     device: torch.device | None = None,
+    num_passes: int = 1,
 ) -> tuple[Tensor, ...] | None:
     """Returns what ``run`` gives for rows of prompts of like length, put together in the prompts' order.
 
@@ -177,6 +178,7 @@ def in_batches(
         run: From row numbers to tensors with a row for each.
         num_shared: Tokens at the beginning of every prompt that need no reading.
         device: Where the model is; it says what a further batch costs. None: the CPU.
+        num_passes: Passes through the model that one call of ``run`` makes: the more, the less a small batch pays.
 
     Returns:
         The tensors; None where there is no prompt.
@@ -185,7 +187,7 @@ def in_batches(
         return None
     length = np.array([len(prompt) - num_shared for prompt in prompts])
     order = np.argsort(length, kind="stable")
-    sizes = cut_batches(length[order], batch_size, tokens_per_pass(device or torch.device("cpu")))
+    sizes = cut_batches(length[order], batch_size, num_passes * tokens_per_pass(device or torch.device("cpu")))
     rows = torch.from_numpy(order.astype(np.int64))
     parts = [run(part) for part in torch.split(rows, sizes)]
     back = rows.argsort()

@@ -120,7 +120,7 @@ def think_then_recommend(
         chosen = None if allowed is None else allowed.select(rows)
         return tokens, thoughts.length, thoughts.is_complete, *search_prompts(walker, batch, num_beams, chosen, quota)
 
-    found = walker.read_in_batches(prompts, batch_size, run)
+    found = walker.read_in_batches(prompts, batch_size, run, num_passes=1 + config.max_new_tokens)
     if found is None:
         none = torch.zeros(0, num_beams, device=policy.device)
         count = none[:, 0].long()

@@ -66,6 +66,7 @@ class TreeWalker:
         prompts: Sequence[Sequence[int]],
         batch_size: int,
         search: Callable[[Int[Tensor, "b"], PromptBatch], tuple[Tensor, ...]],
+        num_passes: int = 1,
     ) -> tuple[Tensor, ...] | None:
         """Returns what ``search`` gives for prompts that were read, put together in the prompts' order.
 
@@ -75,6 +76,7 @@ class TreeWalker:
             prompts: Token ids.
             batch_size: Most prompts in one batch.
             search: From row numbers and those prompts to tensors with a row for each.
+            num_passes: Passes through the model for each batch, beside those for its levels.
 
         Returns:
             The tensors; None where there is no prompt.
@@ -85,7 +87,8 @@ class TreeWalker:
             return search(rows, self.read([prompts[row] for row in rows.tolist()]))
 
         shared = self.memory.num_shared(prompts)
-        return in_batches(prompts, batch_size, run, num_shared=shared, device=self.policy.device)
+        device = self.policy.device
+        return in_batches(prompts, batch_size, run, num_shared=shared, device=device, num_passes=num_passes)
 
     def start(self, prompts: PromptBatch, allowed: ItemFilter | None = None) -> "Walk":
         """Returns a walk that stands at the root; its cache is the prompts' own, which it extends.
