@@ -56,7 +56,7 @@ class FakePolicy:
         return tuple(each.expand(num_rows, *each.shape[1:]) for each in cache)
 
     def logits(
-        self, hidden: Float[Tensor, "*batch D"], token_ids: Int[Tensor, "n"] | None = None
+        self, hidden: Float[Tensor, "*batch D"], token_ids: Int[Tensor, "n"] | slice | None = None
     ) -> Float[Tensor, "*batch n"]:
         return hidden @ (self.head if token_ids is None else self.head[token_ids]).T
 
@@ -65,9 +65,10 @@ class UniformPolicy(FakePolicy):
     """Every token is equally likely after everything."""
 
     def logits(
-        self, hidden: Float[Tensor, "*batch D"], token_ids: Int[Tensor, "n"] | None = None
+        self, hidden: Float[Tensor, "*batch D"], token_ids: Int[Tensor, "n"] | slice | None = None
     ) -> Float[Tensor, "*batch n"]:
-        return torch.zeros(*hidden.shape[:-1], len(self.head if token_ids is None else token_ids), dtype=hidden.dtype)
+        rows = self.head if token_ids is None else self.head[token_ids]
+        return torch.zeros(*hidden.shape[:-1], len(rows), dtype=hidden.dtype)
 
 
 @pytest.fixture(scope="session")

@@ -53,9 +53,25 @@ def test_layers_are_close_in_every_shape(bias, shape) -> None:
     x = torch.randn(*shape, 24)
     with torch.no_grad():
         expected = linear(x)
-        torch.testing.assert_close(PackedLinear(linear, torch.float32)(x), expected, rtol=0, atol=1e-5)
-        torch.testing.assert_close(PackedLinear(linear, torch.bfloat16)(x), expected, rtol=0, atol=0.03)
+        torch.testing.assert_close(
+            PackedLinear(linear.weight, linear.bias, torch.float32)(x), expected, rtol=0, atol=1e-5
+        )
+        torch.testing.assert_close(
+            PackedLinear(linear.weight, linear.bias, torch.bfloat16)(x), expected, rtol=0, atol=0.03
+        )
         torch.testing.assert_close(Int8Linear(linear)(x), expected, rtol=0, atol=0.03)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prepared", [False, True])
+def test_slices_of_the_head_are_its_rows(model, prepared) -> None:
+    hidden = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
+    if prepared:
+        model.prepare_for_inference("float32")
+    whole = model.logits(hidden)
+    for _ in range(2):
+        pieces = [model.logits(hidden, slice(start, min(start + 8, 19))) for start in range(0, 19, 8)]
+        torch.testing.assert_close(torch.cat(pieces, dim=-1), whole, rtol=0, atol=1e-5)
 
 
 def test_int8_is_exact_on_a_grid_of_its_own() -> None:

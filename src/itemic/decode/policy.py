@@ -53,9 +53,9 @@ class Policy(Protocol):
         ...
 
     def logits(
-        self, hidden: Float[Tensor, "*batch D"], token_ids: Int[Tensor, "n"] | None = None
+        self, hidden: Float[Tensor, "*batch D"], token_ids: Int[Tensor, "n"] | slice | None = None
     ) -> Float[Tensor, "*batch n"]:
-        """Returns the logits of ``token_ids``, or of the whole vocabulary, for each state."""
+        """Returns a new tensor: the logits of ``token_ids``, a slice from start to stop, or the whole vocabulary."""
         ...
 
 

@@ -18,7 +18,16 @@ from torch import Tensor, nn
 from itemic.core.errors import ConfigError
 from itemic.model.parts import decoder_of, embedding_of
 
-__all__ = ["Int8Linear", "PackedLinear", "Precision", "PreparedLinear", "check_not_prepared", "prepare_network"]
+__all__ = [
+    "Int8Linear",
+    "PackedHead",
+    "PackedLinear",
+    "Precision",
+    "PreparedLinear",
+    "can_pack",
+    "check_not_prepared",
+    "prepare_network",
+]
 
 log = logging.getLogger("itemic")
 
@@ -57,16 +66,17 @@ class PackedLinear(PreparedLinear):
     sum is kept in float32 by the kernel, and the output is rounded and widened again.
     """
 
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         """Packs the weights.
 
         Args:
-            linear: The layer, on a CPU.
+            weight: (n, D), on a CPU.
+            bias: (n,) or None.
             dtype: float32 or bfloat16.
         """
         super().__init__()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype), None)
-        self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), None)
+        self.bias = None if bias is None else bias.detach().to(dtype)
         self.dtype = dtype
         self.eval()
 
@@ -74,6 +84,24 @@ class PackedLinear(PreparedLinear):
         """Returns the layer's output in the input's format."""
         output: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, "none", [], "")
         return output.to(x.dtype)
+
+
+class PackedHead:
+    """A head's products with runs of its rows, each run packed when it is first asked for."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        """Packs nothing yet."""
+        self._head = head
+        self._runs: dict[tuple[int, int], PackedLinear] = {}
+
+    def __call__(self, hidden: Float[Tensor, "*b D"], rows: slice) -> Float[Tensor, "*b n"]:
+        """Returns the head's output for the rows from ``rows.start`` to before ``rows.stop``, in float32."""
+        run = (rows.start, rows.stop)
+        if run not in self._runs:
+            bias = None if self._head.bias is None else self._head.bias[rows]
+            self._runs[run] = PackedLinear(self._head.weight[rows], bias, torch.float32)
+        output: Tensor = self._runs[run](hidden)
+        return output
 
 
 class Int8Linear(PreparedLinear):
@@ -153,7 +181,7 @@ def _prepare_on_cpu(network: Any, precision: Precision, may_pack: bool) -> Preci
         return precision
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     if may_pack and can_pack(dtype):
-        _replace_linears(network, functools.partial(PackedLinear, dtype=dtype))
+        _replace_linears(network, lambda linear: PackedLinear(linear.weight, linear.bias, dtype))
     elif precision == "bfloat16":
         _round_layers(network)
     return precision
@@ -168,7 +196,7 @@ def can_pack(dtype: torch.dtype) -> bool:
     x = torch.linspace(-1, 1, 5 * 32).view(5, 32)
     with torch.no_grad():
         try:
-            found = PackedLinear(linear, dtype)(x)
+            found = PackedLinear(linear.weight, linear.bias, dtype)(x)
         except (AttributeError, RuntimeError):
             log.info("this torch has no packed linear layers in %s; plain ones are used", dtype)
             return False
@@ -182,7 +210,8 @@ def _is_faster_in_bfloat16(network: Any) -> bool:
         return False
     linear = max((module for *_, module in _linears(network)), key=lambda module: module.weight.numel())
     x = torch.ones(_PROBE_ROWS, linear.in_features)
-    layers = {dtype: PackedLinear(linear, dtype) for dtype in (torch.float32, torch.bfloat16) if can_pack(dtype)}
+    formats = [dtype for dtype in (torch.float32, torch.bfloat16) if can_pack(dtype)]
+    layers = {dtype: PackedLinear(linear.weight, linear.bias, dtype) for dtype in formats}
     best = dict.fromkeys(layers, float("inf"))
     with torch.no_grad():
         for _ in range(_PROBE_ROUNDS):

@@ -22,7 +22,7 @@ from itemic.language.spelling import SidTokens, Spelling
 from itemic.model.adapters import merge_adapters
 from itemic.model.backbone import load_backbone, new_cache, save_network
 from itemic.model.parts import attention_window, decoder_of, head_of, head_rule
-from itemic.model.precision import Precision, check_not_prepared, prepare_network
+from itemic.model.precision import PackedHead, Precision, can_pack, check_not_prepared, prepare_network
 from itemic.model.trained_rows import TrainedRowsHead
 
 __all__ = ["KeyValueCache", "SidModel"]
@@ -76,6 +76,7 @@ class SidModel:
         self.sid_tokens = SidTokens.from_tokenizer(tokenizer, spelling)
         self._window = attention_window(self.network.config)
         self._head_rule = head_rule(self.network.config)
+        self._packed_head: PackedHead | None = None
         self._check_architecture()
 
     @property
@@ -129,17 +130,23 @@ class SidModel:
             layers.update(*(each.expand(num_rows, -1, -1, -1) for each in (layer.keys, layer.values)), index)
         return KeyValueCache(layers, cache.positions.expand(num_rows, -1))
 
-    def logits(self, hidden: Float[Tensor, "*b D"], token_ids: Int[Tensor, "n"] | None = None) -> Float[Tensor, "*b n"]:
+    def logits(
+        self, hidden: Float[Tensor, "*b D"], token_ids: Int[Tensor, "n"] | slice | None = None
+    ) -> Float[Tensor, "*b n"]:
         """Returns the logits of some tokens, or of the whole vocabulary, equal to the network's own.
 
         Args:
             hidden: Final-norm hidden states.
-            token_ids: Rows of the head to use, in this order; None for all of them.
+            token_ids: Rows of the head to use, in this order: ids, or a slice from a start to a stop, whose rows are
+                not copied; None for all of them.
         """
         head = head_of(self.network)
-        hidden = hidden.to(head.weight.dtype)
+        # A prepared model's layers may compute in bfloat16 below a head in float32.
+        hidden = hidden.to((head.base if isinstance(head, TrainedRowsHead) else head).weight.dtype)
         if token_ids is None:
             return self._head_rule.apply(head(hidden))
+        if isinstance(token_ids, slice) and self._packed_head is not None:
+            return self._head_rule.apply(self._packed_head(hidden, token_ids))
         rows = head.rows(token_ids) if isinstance(head, TrainedRowsHead) else head.weight[token_ids]
         bias = None if head.bias is None else head.bias[token_ids]
         return self._head_rule.apply(nn.functional.linear(hidden, rows, bias))
@@ -156,7 +163,11 @@ class SidModel:
         Raises:
             ConfigError: if the format does not exist, the device cannot compute in it, or it was done before.
         """
-        return prepare_network(self.network, precision, compile=compile)
+        taken = prepare_network(self.network, precision, compile=compile)
+        head = head_of(self.network)
+        if head.weight.device.type == "cpu" and type(head) is nn.Linear and can_pack(torch.float32):
+            self._packed_head = PackedHead(head)
+        return taken
 
     def save(self, folder: Path) -> None:
         """Writes a Hugging Face folder that plain transformers loads, and ``itemic.json``, atomically.

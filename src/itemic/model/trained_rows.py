@@ -29,8 +29,8 @@ class _TrainedRows(nn.Module):
         self.register_buffer("token_ids", token_ids, persistent=False)
         self.register_buffer("slot_of", slot_of, persistent=False)
 
-    def rows(self, token_ids: Int[Tensor, "*b"]) -> Float[Tensor, "*b D"]:
-        """Returns the rows of some tokens, trained or frozen."""
+    def rows(self, token_ids: Int[Tensor, "*b"] | slice) -> Float[Tensor, "*b D"]:
+        """Returns the rows of some tokens, or of a slice of them, trained or frozen."""
         slots = self.slot_of[token_ids]
         return torch.where((slots >= 0).unsqueeze(-1), self.trained[slots.clamp(min=0)], self.base.weight[token_ids])
 
