@@ -7,6 +7,7 @@ first use is shown apart.
 
     python benchmarks/decode_filters.py                      # a catalogue of 3,686 items
     python benchmarks/decode_filters.py --num-items 1000000  # a random tree
+    python benchmarks/decode_filters.py --num-items 10000000 --num-rounds 1
 """
 
 import time
@@ -45,6 +46,8 @@ class BenchmarkConfig:
     """Items that a request has seen."""
     num_denied: int = 1000
     """Items that a request denies beyond those."""
+    num_step_requests: int = 64
+    """Requests at once where one step is measured alone."""
     num_rounds: int = 5
     """How often every side goes over the prompts."""
     device: str = "cpu"
@@ -117,6 +120,7 @@ def main(config: BenchmarkConfig) -> None:
     seconds = take_turns(filters, batches, search, config)
     making = {name: processor_seconds(lambda name=name: [filters[name](rows) for rows in batches]) for name in filters}
     print_result(shop, first_use, seconds, making)
+    print_steps(shop, rng)
 
 
 def make_shop(config: BenchmarkConfig, rng: np.random.Generator) -> Shop:
@@ -131,7 +135,7 @@ def make_shop(config: BenchmarkConfig, rng: np.random.Generator) -> Shop:
     categories = ["Books", "Toys", "Games", "Music", "Garden", "Tools"]
     items = pl.DataFrame(
         {
-            "item_id": np.arange(num_items).astype(str),
+            "item_id": pl.int_range(num_items, eager=True).cast(pl.String),
             "category": pl.Series(categories).gather(rng.integers(0, len(categories), num_items)),
             "price": rng.gamma(2, 20, num_items),
             "stock": rng.poisson(3, num_items),
@@ -230,6 +234,41 @@ def print_result(
         ratios = np.array(rounds) / np.array(seconds["no filter"])
         share = making[name] / np.median(rounds)
         print(f"| {name} | {np.median(rounds):.3f} | {np.median(ratios):.3f} | {share:.3f} |")
+
+
+def print_steps(shop: Shop, rng: np.random.Generator) -> None:
+    """Prints the median milliseconds of making filters for many requests and of asking them at each depth."""
+    num_requests, num_beams, trie = shop.config.num_step_requests, shop.config.num_beams, shop.trie
+    size = shop.config.num_seen + shop.config.num_denied
+    lists = [rng.integers(0, trie.num_items, size) for _ in range(num_requests)]
+    within = [shop.selector.select(CONDITION)] * num_requests
+    kinds = {
+        "the predicate": {"within": within},
+        f"{size} denied": {"exclude": lists},
+        f"{size} denied, the predicate": {"exclude": lists, "within": within},
+        f"{size} allowed": {"allow": lists},
+    }
+    candidates = [random_candidates(trie, depth, num_requests, num_beams, rng) for depth in range(trie.num_levels)]
+    counts = " | ".join(f"{node.numel():,} candidates" for node in candidates)
+    print(f"\n| ms CPU, {num_requests} requests | making | {counts} |\n|---|---|{'---|' * len(candidates)}")
+    for name, lists_and_sets in kinds.items():
+        allowed = ItemFilter.from_lists(trie, num_requests, **lists_and_sets)
+        actions = [lambda given=lists_and_sets: ItemFilter.from_lists(trie, num_requests, **given)]
+        for depth, node in enumerate(candidates, start=1):
+            actions.append(lambda allowed=allowed, depth=depth, node=node: allowed.num_allowed(depth, node))
+        spent = [np.median([processor_seconds(action) for _ in range(7)]) * 1e3 for action in actions]
+        print(f"| {name} | {' | '.join(f'{each:.2f}' for each in spent)} |")
+
+
+def random_candidates(
+    trie: Trie, depth: int, num_requests: int, num_beams: int, rng: np.random.Generator
+) -> torch.Tensor:
+    """Returns the children of random nodes, in as many columns as the widest node has children."""
+    nodes = rng.integers(0, trie.num_nodes(depth), (num_requests, num_beams if depth else 1))
+    first, _ = trie.child_range(depth, torch.from_numpy(nodes).to(trie.item_of_slot.device))
+    width = trie.max_children[depth]
+    start = first.clamp(max=trie.num_nodes(depth + 1) - width)
+    return start[..., None] + torch.arange(width, device=start.device)
 
 
 if __name__ == "__main__":
