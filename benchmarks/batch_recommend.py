@@ -113,9 +113,9 @@ def print_growth(name: str, settings: list[Setting]) -> None:
         found = in_own_process(setting)
         cells = [name, f"{setting.users:,}", str(setting.beams), f"{setting.items:,}"]
         cells += [
-            f"{found['users_per_s']:.1f}",
-            f"{found['cpu_s_per_user']:.4f}",
-            f"{found['outside_s'] / setting.users * 1e3:.2f}",
+            f"{found['users_per_s']:,.1f}",
+            f"{1e3 * found['cpu_s_per_user']:.3g}",
+            f"{1e3 * found['outside_s'] / setting.users:.3g}",
         ]
         cells += [f"{found['start_mib']:,.0f}", f"{found['peak_mib']:,.0f}"]
         print("| " + " | ".join(cells) + " |", flush=True)

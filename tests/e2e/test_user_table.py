@@ -18,7 +18,6 @@ import pytest
 import itemic
 from itemic.cli.main import main
 from itemic.core.errors import ConfigError, DataError
-from itemic.decode.recommender import LanguageModelRecommender
 from itemic.user_table import source
 
 FOUR = {
@@ -151,7 +150,7 @@ class StoppedError(Exception):
 
 @pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    true_recommend = LanguageModelRecommender.recommend
+    true_recommend = itemic.TrainedRun.recommend_many
     left = [0]
 
     def recommend(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -160,7 +159,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
             raise StoppedError
         return true_recommend(self, *arguments, **options)
 
-    monkeypatch.setattr(LanguageModelRecommender, "recommend", recommend)
+    monkeypatch.setattr(itemic.TrainedRun, "recommend_many", recommend)
     return lambda num_calls: left.__setitem__(0, num_calls)
 
 
@@ -199,7 +198,7 @@ def test_a_changed_table_or_setting_starts_over(
 
     stop()
     assert itemic.recommend_table(trained, users, target, k=3, chunk_rows=1).num_resumed_users == 0
-    assert "k 2 -> 3" in caplog.text
+    assert "k was 2, is 3" in caplog.text
     stop()
     write_users(**{**FOUR, "user_id": ["d", "e", "f", "g"]})
     assert itemic.recommend_table(trained, users, target, k=2, chunk_rows=1).num_resumed_users == 0

@@ -44,7 +44,7 @@ def test_the_same_making_goes_on_and_another_one_starts_over(tmp_path: Path, cap
         assert parts.survey() == {"num_users": 4}
         assert not caplog.records
         parts.open({"k": 2, "sizes": (2, 3)})
-    assert "k 1 -> 2" in caplog.text
+    assert "k was 1, is 2" in caplog.text
     assert "starts over" in caplog.text
     assert parts.figures(0) is None
     assert parts.survey() is None

@@ -20,6 +20,7 @@ log = logging.getLogger("itemic")
 
 _FIGURES = b"itemic.figures"
 _ROWS_PER_GROUP = 1 << 17
+_HASH_LENGTH = 64
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,7 @@ class PartFolder:
         if earlier == json.loads(json.dumps(identity)):
             return
         if earlier is not None:
-            keys = sorted(key for key in {*earlier, *identity} if earlier.get(key) != identity.get(key))
-            changes = ", ".join(f"{key} {_short(earlier.get(key))} -> {_short(identity.get(key))}" for key in keys)
-            log.warning("%s: unfinished, but begun otherwise (%s): starts over", self.target, changes)
+            log.warning("%s: begun otherwise (%s): starts over", self.target, _changes(earlier, identity))
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         write_json(manifest, dict(identity))
@@ -121,6 +120,11 @@ class PartFolder:
         return earlier
 
 
+def _changes(earlier: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    keys = sorted(key for key in {*earlier, *identity} if earlier.get(key) != identity.get(key))
+    return "; ".join(f"{key} was {_short(earlier.get(key))}, is {_short(identity.get(key))}" for key in keys)
+
+
 def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."
+    text = "none" if value is None else str(value)
+    return f"{text[:12]}..." if len(text) == _HASH_LENGTH else text

@@ -6,6 +6,7 @@ nothing of models.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -312,4 +313,5 @@ def _numbered(blocks: Iterable[pl.DataFrame], first: int) -> Iterator[pl.DataFra
 
 def _file_identity(path: Path) -> dict[str, Any]:
     status = path.stat()
-    return {"users": path.resolve().as_posix(), "size": status.st_size, "changed_ns": status.st_mtime_ns}
+    changed = datetime.fromtimestamp(status.st_mtime, UTC).isoformat()
+    return {"users": path.resolve().as_posix(), "users_file": f"{status.st_size:,} bytes, changed {changed}"}
