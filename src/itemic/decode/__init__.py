@@ -1,10 +1,11 @@
 """Decoding: from prompts to real, allowed items, by beam search over the trie of the catalog's semantic IDs.
 
-``trie`` holds the tree, ``filters`` what each request may get, ``item_sets`` and ``conditions`` what catalogue columns
-say of it, ``policy`` what is asked of a model. ``prefill`` reads prompts, ``scoring`` has the normalisers, ``walk`` goes down the tree level by level, ``beam`` is the search and
-``naive`` its slow twin. ``stochastic`` draws samples, ``diversity`` makes lists of unlike items, ``think`` lets a model
-write a thought first, ``domains`` puts several catalogues behind one model. ``recommender`` is the door that the rest
-of itemic uses; ``hugging_face`` is one for ``generate``.
+``trie`` holds the tree, ``filters`` what each request may get, ``item_sets`` and ``conditions`` what catalogue
+columns say of it, ``policy`` what is asked of a model. ``prefill`` reads prompts, ``scoring`` has the normalisers,
+``walk`` goes down the tree level by level, ``beam`` is the search and ``naive`` its slow twin. ``stochastic`` draws
+samples, ``diversity`` makes lists of unlike items, ``think`` lets a model write a thought first, ``domains`` puts
+several catalogues behind one model. ``recommender`` is the door that the rest of itemic uses; ``hugging_face`` is one
+for ``generate``.
 """
 
 from itemic.decode.beam import BeamResult, constrained_beam_search
