@@ -30,7 +30,7 @@ one stage of a run folder (--run FOLDER --recipe RECIPE and the stage's own flag
   report            one offline page
 
 with a trained run
-  recommend         items for one history of ids or titles
+  recommend         items for one history of ids or titles, or for a table of users
   calibrate         fit the probabilities it shows to how often they are right
   catalog           show it, append or retire items, refit its codes
   compare           a paired test between two runs
