@@ -88,6 +88,21 @@ def test_a_shared_beginning_leaves_the_naive_lists(model, codes, prompts) -> Non
             np.testing.assert_allclose(result.logprob[row], [score for _, score in expected], rtol=0, atol=2e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("normalize", ["legal", "full"])
+def test_cuda_gives_the_lists_of_the_cpu(model, codes, prompts, normalize) -> None:
+    trie = Trie.from_codes(codes, SIZES)
+    expected = constrained_beam_search(model, prompts * 20, trie, NUM_BEAMS, normalize, ending=[2])
+    model.network.to("cuda")
+    try:
+        found = constrained_beam_search(model, prompts * 20, trie, NUM_BEAMS, normalize, ending=[2])
+    finally:
+        model.network.to("cpu")
+    assert found.leaf.cpu().equal(expected.leaf)
+    torch.testing.assert_close(found.logprob.cpu(), expected.logprob, rtol=0, atol=1e-4)
+
+
 def test_half_precision_runs_and_scores_in_float32(model, codes, prompts) -> None:
     trie = Trie.from_codes(codes, SIZES)
     exact = constrained_beam_search(model, prompts, trie, NUM_BEAMS)
