@@ -33,6 +33,12 @@ def run_recommend(argv: list[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="histories decoded at once")
     parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
     parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "int8"),
+        help="number format of the layers; auto is float32 on a CPU and bfloat16 on CUDA",
+    )
+    parser.add_argument(
         "--allow-catalog-change", action="store_true", help="use the model with another catalog than it was trained on"
     )
     _add_diversity_flags(parser)
@@ -47,6 +53,7 @@ def run_recommend(argv: list[str]) -> None:
         num_beams=arguments.num_beams,
         batch_size=arguments.batch_size,
         device=arguments.device,
+        dtype=arguments.dtype,
         allow_catalog_change=arguments.allow_catalog_change,
         calibrated=not arguments.uncalibrated,
         **_diversity(arguments),
