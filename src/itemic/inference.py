@@ -241,7 +241,8 @@ def load_trained(
             f"{PROMPT_VERSION}; train it again"
         )
     precision = model.prepare_for_inference(dtype)
-    max_history = _max_history(run)
+    # Longer histories are cut to the items that the model was trained to read.
+    max_history = int(_training(run)["config"]["max_history"])
 
     def prompt(history: Sequence[int]) -> Sequence[int]:
         return renderer.next_item_prompt(history[-max_history:])
@@ -261,7 +262,7 @@ def load_trained(
         trie_path=run.path("trie.safetensors"),
     )
     renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
-    made_of = {"num_beams": num_beams, "normalize": normalize, "catalog": catalog.version, **_output_hashes(run)}
+    made_of = {"num_beams": num_beams, "normalize": normalize, "catalog": catalog.version, **_hashes(run)}
     made_of["dtype"] = precision
     lists = {"quota": None if quota is None else asdict(quota), "mmr": None if mmr is None else mmr.identity}
     trained = TrainedRun(dataset, catalog, renderer, recommender, {**made_of, **lists}, max_history=max_history)
@@ -290,18 +291,17 @@ def _calibrated_for(trained: TrainedRun) -> dict[str, str]:
     return {name: trained.identity[name] for name in ("model", "catalog")}
 
 
-def _output_hashes(run: Run) -> dict[str, str]:
-    """Returns the hashes of dataset and model that the manifest has."""
-    return {name: _entry(run, stage)["outputs"][name] for name, stage in (("dataset", "prepare"), ("model", "sft"))}
+def _hashes(run: Run) -> dict[str, str]:
+    """Returns hashes of the dataset, by the card that has one of each of its files, and of the model."""
+    return {
+        "dataset": file_hash(run.path("dataset") / "dataset.json"),
+        "model": _training(run)["outputs"]["model"],
+    }
 
 
-def _max_history(run: Run) -> int:
-    """Returns the longest history the model was trained with; longer ones are cut to their last items."""
-    return int(_entry(run, "sft")["config"]["max_history"])
-
-
-def _entry(run: Run, stage: str) -> dict[str, Any]:
-    entry: dict[str, Any] | None = run.manifest()["stages"].get(stage)
+def _training(run: Run) -> dict[str, Any]:
+    """Returns what the manifest says of the training."""
+    entry: dict[str, Any] | None = run.manifest()["stages"].get("sft")
     if entry is None:
-        raise ArtifactError(f"{run.manifest_path}: no entry for {stage}; run itemic {stage} again")
+        raise ArtifactError(f"{run.manifest_path}: no entry for sft; run itemic sft again")
     return entry
