@@ -27,7 +27,7 @@ SEQUENCES = [[*items, 5, 5] for items in TRAIN]  # two more items a user: valid 
 NUM_ITEMS = 6
 
 random_logs = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=7), min_size=1, max_size=5)
-with_fixture = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+with_fixture = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ RECOMMENDERS: dict[str, Callable[[Dataset], Recommender]] = {
 
 histories = st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=12), min_size=1, max_size=4)
 item_sets = st.lists(st.integers(0, NUM_ITEMS - 1), max_size=NUM_ITEMS)
-with_fixture = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
+with_fixture = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 
 
 def make_dataset(last_items: tuple[int, int] = (7, 6)) -> Dataset:

@@ -335,7 +335,7 @@ def slow_examples(sequences, max_history):
     return examples
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(EVENTS, st.booleans(), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
 def test_the_fast_road_equals_the_slow_one(tmp_path_factory, events, keep_repeats, min_user, min_item, max_history):
     folder = tmp_path_factory.mktemp("log")

@@ -169,7 +169,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(JSON_VALUES)
 @example(12.0)
 @example([1.0, {"k": -0.0}])

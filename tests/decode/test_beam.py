@@ -36,7 +36,7 @@ def catalogs(draw: st.DrawFn) -> tuple[tuple[int, ...], list[Sid]]:
     return sizes, draw(st.lists(sid, min_size=1, max_size=25))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_equals_the_naive_search(data: st.DataObject, fake_policy) -> None:
     sizes, sids = data.draw(catalogs())

@@ -22,7 +22,7 @@ def catalogs(draw):
     return sizes, draw(st.lists(sid, min_size=1, max_size=25))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_among_ties_any_leaf_is_listed_but_each_once_and_with_its_own_score(data, uniform_policy) -> None:
     """Under a uniform model nearly everything ties: which nodes go on is open, what is said of them is not."""

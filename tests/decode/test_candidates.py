@@ -67,7 +67,7 @@ def assert_equal(found: Candidates, expected: list[list[list[Child]]]) -> None:
             )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 @pytest.mark.parametrize("step", [padded_candidates, ragged_candidates, find_candidates])
 def test_a_step_equals_a_loop_over_nodes(data: st.DataObject, step: Step) -> None:
@@ -115,7 +115,7 @@ def test_few_children_below_a_wide_node_are_scored_alone(monkeypatch: pytest.Mon
     assert columns(list(range(40))) == 60  # every node of the depth: the search may want every child
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     shape=st.tuples(st.integers(0, 3), st.integers(1, 700)),
     width=st.integers(1, 60),

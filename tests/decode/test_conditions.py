@@ -177,7 +177,7 @@ def conditions(draw: st.DrawFn, depth: int = 2) -> tuple[str, Callable[[dict[str
     return f"({text}) {kind} ({other_text})", both
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(conditions(), st.lists(st.tuples(*[st.none() | st.integers(0, 3)] * 2), min_size=1, max_size=8), st.booleans())
 def test_nested_conditions_mean_what_they_say(
     drawn: tuple[str, Callable[[dict[str, int | None]], bool | None]], rows: list[tuple[int | None]], as_text: bool
@@ -245,7 +245,7 @@ def test_a_recommender_lists_only_items_that_fulfil_each_requests_conditions(mak
         bare.recommend([[0]], 1, where=["stock > 0"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_few_beams_never_list_what_is_not_allowed_and_always_fill_the_list(data, make_catalog, fake_policy) -> None:
     """Random trees, shared semantic IDs, lists and conditions at once; beams far fewer than items."""

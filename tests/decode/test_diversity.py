@@ -43,7 +43,7 @@ def catalogs(draw):
     return sizes, draw(st.lists(sid, min_size=1, max_size=25))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_quota_is_greedy_where_the_beams_cover_the_tree(data, fake_policy, make_catalog) -> None:
     """Shared semantic IDs and filters included: items are counted, not leaves."""
@@ -81,7 +81,7 @@ def slow_quota_search(score_prefix, sids, num_beams, quota):
     return sorted(beams, key=score_prefix, reverse=True)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_a_quota_search_equals_its_slow_twin(data, fake_policy) -> None:
     sizes, sids = data.draw(catalogs())
@@ -163,7 +163,7 @@ def slow_mmr(relevance, similarity, k, trade_off):
     return chosen
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 999), k=st.integers(1, 12), trade_off=st.sampled_from([0.0, 0.3, 0.7, 1.0]))
 def test_mmr_equals_the_definition(seed, k, trade_off) -> None:
     rng = np.random.default_rng(seed)

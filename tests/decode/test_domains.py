@@ -69,7 +69,7 @@ def domains_of_tokens(draw: st.DrawFn, num_tokens: int) -> list[dict[str, Any]]:
     return domains
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_equals_scoring_every_item_of_every_domain(data: st.DataObject, fake_policy) -> None:
     """Score = log p(opening) + log p(item | prompt, opening), each domain scored on its own tokens, exhaustively."""

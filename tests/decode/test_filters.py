@@ -23,7 +23,7 @@ def count_by_hand(trie: Trie, depth: int, at_slot: np.ndarray) -> list[list[int]
     return [[int(row[first:last].sum()) for first, last in zip(*bounds, strict=True)] for row in at_slot]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_filter_is_a_dense_mask(data: st.DataObject) -> None:
     num_requests = data.draw(st.integers(0, 4))
@@ -56,7 +56,7 @@ def test_a_filter_is_a_dense_mask(data: st.DataObject) -> None:
         assert picked.allows(slot).tolist() == [[*row, False, False] for row in wanted.tolist()]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(num_items=st.integers(1, 300), share=st.sampled_from([0.0, 0.03, 0.5, 1.0]), seed=st.integers(0, 99))
 def test_a_set_counts_its_items_below_every_node(num_items: int, share: float, seed: int) -> None:
     """Across groups of 64 slots, with shared semantic IDs, against sums over the mask."""

@@ -198,7 +198,7 @@ def test_a_request_that_may_get_nothing_can_only_end(codes, trie, tiny_model) ->
     assert tuple(one) in written(model, codes[3:4])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_what_may_follow_is_what_the_catalog_says(data: st.DataObject, tiny_model) -> None:
     """Rows of any length that written tokens, legal or not, may have brought about, against sets of tuples."""

@@ -96,7 +96,7 @@ def test_a_longer_beginning_starts_from_a_shorter_one(fake_policy) -> None:
     torch.testing.assert_close(memory.read(prompts).hidden, read_prompts(policy, prompts).hidden)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     length=st.lists(st.integers(1, 40), min_size=1, max_size=7).map(sorted),
     batch_size=st.integers(1, 5),

@@ -42,7 +42,7 @@ def test_ranks_the_whole_catalog_as_exhaustive_scoring_does(recommender, catalog
     assert top_probabilities(lists)[0, 12:].tolist() == [0, 0]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_filter_only_takes_items_out(data: st.DataObject, recommender) -> None:
     items = st.lists(st.lists(st.integers(0, 11)), min_size=2, max_size=2)

@@ -113,7 +113,7 @@ def catalogs(draw):
     return sizes, draw(st.lists(sid, min_size=1, max_size=25))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_sample_is_the_top_of_all_perturbed_leaves(data, fake_policy) -> None:
     """Beams lose nothing: the S first of everything, with the next one's value as the threshold."""

@@ -74,7 +74,7 @@ def last_logits(policy: Policy, tokens: list[int]) -> torch.Tensor:
     return policy.logits(hidden)[0, -1].clone()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_equals_reading_everything_again_for_every_token(data: st.DataObject, fake_policy, trie) -> None:
     policy = fake_policy(SIZES, seed=data.draw(st.integers(0, 9)))

@@ -44,7 +44,7 @@ def test_bad_codes_are_named() -> None:
         Trie.from_codes(np.array([[0, 0]]), (2, 3, 4))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_every_path_is_an_item_and_every_item_a_path(data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))

@@ -30,7 +30,7 @@ def assert_same(a: Trie, b: Trie) -> None:
     assert [array.dtype for array in a.codes] == [array.dtype for array in b.codes]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_file_gives_the_tree_back(data: st.DataObject, tmp_path_factory) -> None:
     sizes = tuple(data.draw(st.lists(st.sampled_from([1, 3, 300, 40_000]), min_size=1, max_size=4)))

@@ -291,7 +291,7 @@ def context(vllm: Any, slots: list[int], lengths: list[int]) -> Any:
     )
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**31))
 @pytest.mark.parametrize("runner", [RowEngine, SlotEngine], ids=["V1", "V2"])
 def test_every_row_of_a_changing_batch_ends_in_a_real_item_that_is_allowed(vllm, wrapped, runner, seed) -> None:

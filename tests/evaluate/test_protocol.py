@@ -95,7 +95,7 @@ def test_a_longer_list_decides_a_tie_but_finds_nothing_that_was_missed(make_data
     assert ranks.num_tied.tolist() == [0, 4, 4]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scores=st.lists(st.integers(0, 2), min_size=8, max_size=8), k=st.integers(1, 9))
 def test_every_rank_within_the_list_is_the_rank_among_all_scores(make_dataset, fixed_scores, scores, k):
     cases = evaluation_set(make_dataset([[0, 1, 2, 5], [3, 4, 1, 7]], 8), EvaluateConfig(), seed=0)

@@ -54,7 +54,7 @@ groups_strategy = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(drawn=groups_strategy, row_tokens=st.integers(9, 40))
 def test_packing_teaches_exactly_the_examples_whatever_the_row_size(
     drawn: list[tuple[list[TokenExample], int]], row_tokens: int

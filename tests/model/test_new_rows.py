@@ -64,7 +64,7 @@ def test_text_rows_need_a_text_for_each_item():
         text_rows(table(), PLAIN, rng(), codes=np.array([[0, 0], [1, 1]]), token_ids=[[1]])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_text_rows_lie_within_the_old_rows(data):
     num_items = data.draw(st.integers(1, 12))

@@ -101,7 +101,7 @@ def tree_models(make_network) -> list[SidModel]:
     return [SidModel(make_network(name), tokenizer, spelling, **FACTS) for name in ("qwen3", "gemma2", "gemma3")]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_any_tree_equals_its_paths(tree_models, data):
     size = data.draw(st.integers(1, 8))

@@ -78,7 +78,7 @@ def test_spilled_items_go_to_the_next_nearest_prefix_with_room():
     assert resolve_unique(np.zeros((3, 2), dtype=np.int64), x[:3], quantizer, taken)[:, 0].tolist() == [0, 3, 2]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(codebook_sizes, seeds, st.sampled_from(["random", "identical", "half identical", "clustered"]), st.booleans())
 def test_codes_become_unique_and_lonely_items_stay(sizes, seed, kind, full):
     rng = np.random.default_rng(seed)
@@ -109,7 +109,7 @@ def _assert_roomy_prefixes_stay(codes, unique, sizes):
         np.testing.assert_array_equal(unique[lonely], codes[lonely])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(codebook_sizes, seeds)
 def test_new_items_take_only_free_codes(sizes, seed):
     rng = np.random.default_rng(seed)

@@ -126,7 +126,7 @@ def test_codes_from_elsewhere_may_all_be_the_same():
     assert_settled(codes, resolve_unique(codes, x, quantizer), (5, 5, 5))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(codebook_sizes, st.sampled_from(COSTS), st.data())
 def test_any_catalogue_beside_any_taken_sids(sizes, cost, data):
     num_sids = math.prod(sizes)

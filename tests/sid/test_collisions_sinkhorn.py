@@ -52,7 +52,7 @@ def test_small_epsilons_neither_overflow_nor_divide_by_zero():
     assert len(np.unique(sinkhorn_assignment(distance, epsilon=1e-6))) > 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 40), st.integers(0, 2**32))
 def test_it_is_never_worse_and_only_last_codes_change(sizes, num_items, seed):
     rng = np.random.default_rng(seed)

@@ -55,7 +55,7 @@ def test_every_item_goes_where_the_definition_puts_it(monkeypatch, kept, fewest,
     monkeypatch.setattr(itemic.sid.collisions.spill, "_FEW_GROUPS", few)
     monkeypatch.setattr(itemic.sid.collisions.spill, "_CELLS_AT_ONCE", 50)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(seeds, kinds, st.integers(1, 12), st.integers(1, 60), st.booleans())
     def check(seed, kind, num_codes, num_items, is_nearest):
         rng = np.random.default_rng(seed)
@@ -81,7 +81,7 @@ def test_costs_of_an_item_are_asked_for_once():
     assert asked == list(range(300)), "the item on a code with room is not asked at all"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seeds, kinds, st.integers(1, 9), st.integers(0, 3))
 def test_last_codes_are_dealt_with_the_least_sum(seed, kind, num_rows, num_more):
     distance = make_costs(kind, num_rows, num_rows + num_more, np.random.default_rng(seed))

@@ -30,7 +30,7 @@ def test_numbers_go_on_after_the_highest_that_is_taken():
     assert add_suffix(np.empty((0, 1), dtype=np.int64), taken=taken).shape == (0, 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 3), st.integers(1, 40), st.integers(0, 40), st.integers(0, 2**32))
 def test_items_and_those_that_come_later_never_meet(num_codes, num_items, num_later, seed):
     rng = np.random.default_rng(seed)

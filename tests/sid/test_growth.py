@@ -26,7 +26,7 @@ def catalog_of(x, quantizer, strategy):
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(["unique", "suffix", "sinkhorn", "share"]), st.integers(1, 6), st.integers(1, 6), st.integers(0, 99)
 )

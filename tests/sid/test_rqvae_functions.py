@@ -36,7 +36,7 @@ def test_nearest_codes_are_those_of_the_definition():
     assert torch.equal(nearest_codes(x, codebook), expected.argmin(dim=1))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**31), st.sampled_from([0.2, 0.5, 1.0]))
 def test_a_plan_gives_every_vector_once_and_every_code_its_even_share(seed, epsilon):
     cost = torch.rand(12, 4, generator=torch.Generator().manual_seed(seed)) * 2 - 1
@@ -220,7 +220,7 @@ def test_without_patience_no_code_restarts():
     assert codebook.tolist() == [[0], [50]]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31))
 def test_partners_are_other_codes_of_the_same_cluster(seed):
     rng = np.random.default_rng(seed)

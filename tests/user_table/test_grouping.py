@@ -30,7 +30,7 @@ def by_hand(log: Log) -> dict[str, tuple[list[int], int]]:
 interaction = st.tuples(st.sampled_from("abcdefgh"), st.none() | st.integers(0, 9), st.integers(0, 3))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(interaction, max_size=40), st.integers(1, 9), st.integers(1, 20), st.integers(1, 5))
 def test_users_come_out_in_the_order_of_the_log_with_their_items_by_time(
     tmp_path_factory: pytest.TempPathFactory, log: Log, piece: int, rows_per_bucket: int, chunk: int

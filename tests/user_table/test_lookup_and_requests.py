@@ -22,7 +22,7 @@ def requests(unknown_items: str = "error", **columns: object):  # type: ignore[n
     return make_requests(block(**columns), ItemRows(IDS), ACTIVE, unknown_items, "users.parquet")  # type: ignore[arg-type]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.text(max_size=6), unique=True, min_size=1), st.lists(st.text(max_size=6)))
 def test_ids_are_found_as_a_dict_finds_them(ids: list[str], queries: list[str]) -> None:
     ids = list({each.strip(): None for each in ids})
