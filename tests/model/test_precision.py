@@ -1,5 +1,6 @@
 import copy
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from itemic.core.errors import ConfigError
 from itemic.language.spelling import Spelling
 from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer, precision
-from itemic.model.precision import Int8Linear, PackedLinear, PreparedLinear, can_pack, prepare_network
+from itemic.model.precision import Int8Linear, PackedLinear, PreparedLinear, prepare_network
 
 
 @pytest.fixture
@@ -84,8 +85,13 @@ def test_int8_is_exact_on_a_grid_of_its_own() -> None:
         assert Int8Linear(linear)(x).tolist() == linear(x).tolist()
 
 
-def test_a_prepared_model_is_neither_saved_nor_trained_nor_prepared_again(model, tmp_path) -> None:
-    model.prepare_for_inference("int8")
+@pytest.mark.parametrize("kind", ["packed", "rounded", "plain"])
+def test_a_prepared_model_is_neither_saved_nor_trained_nor_prepared_again(model, tmp_path, monkeypatch, kind) -> None:
+    if kind != "packed":
+        monkeypatch.setattr(precision, "can_pack", lambda dtype: False)
+        monkeypatch.setattr(precision, "_is_faster_in_bfloat16", lambda network: True)
+    model.prepare_for_inference({"packed": "int8", "rounded": "bfloat16", "plain": "float32"}[kind])
+    assert not any(module.training for module in model.network.modules())
     with pytest.raises(ConfigError, match="packed or rounded; load it again"):
         model.save(tmp_path / "model")
     with pytest.raises(ConfigError, match="cannot be trained"):
@@ -105,11 +111,25 @@ def test_plain_layers_stay_where_nothing_can_be_packed(model, monkeypatch, caplo
     assert logits(model).equal(plain)
 
 
-def test_probes_answer() -> None:
-    assert can_pack(torch.float32) in (True, False)
-    model = nn.Module()
-    model.base_model = nn.Sequential(nn.Linear(16, 16))  # type: ignore[assignment]
-    assert precision._is_faster_in_bfloat16(model) in (True, False)
+@pytest.mark.parametrize(("seconds", "is_taken"), [(0.89, True), (0.91, False)])
+def test_bfloat16_is_taken_only_where_the_probe_finds_it_faster(model, monkeypatch, seconds, is_taken) -> None:
+    """On a clock that only the probed layers move; the largest layer is the one that is asked."""
+    clock, probed = [0.0], set()
+
+    class TimedLayer(nn.Module):
+        def __init__(self, weight, bias, dtype) -> None:
+            super().__init__()
+            self.dtype = dtype
+            probed.add(weight.numel())
+
+        def forward(self, x):
+            clock[0] += seconds if self.dtype == torch.bfloat16 else 1.0
+
+    monkeypatch.setattr(precision, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(precision, "PackedLinear", TimedLayer)
+    monkeypatch.setattr(precision, "can_pack", lambda dtype: True)
+    assert precision._is_faster_in_bfloat16(model.network) is is_taken
+    assert probed == {32 * 48}
 
 
 def test_layers_in_bfloat16_keep_embedding_and_head_in_float32(model) -> None:
@@ -120,6 +140,32 @@ def test_layers_in_bfloat16_keep_embedding_and_head_in_float32(model) -> None:
     assert rounded.dtype == torch.float32
     assert model.network.get_input_embeddings().weight.dtype == torch.float32
     assert 0 < (rounded - plain).abs().max() <= 0.05 * plain.abs().max()
+
+
+@torch.no_grad()
+def test_layers_in_bfloat16_know_far_positions_as_exactly(model) -> None:
+    """Rotary frequencies are no weights: rounded, they would be off by radians here."""
+    rotary = model.network.model.rotary_emb
+    positions = torch.arange(1000, 1500)[None]
+    expected = rotary(torch.zeros(1), positions)
+    precision._round_layers(model.network)
+    assert {buffer.dtype for buffer in model.network.buffers()} == {torch.float32}
+    for found, exact in zip(rotary(torch.zeros(1), positions), expected, strict=True):
+        assert found.equal(exact)
+
+
+def test_networks_that_cannot_be_prepared_as_asked_are_refused(model) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    shape = GPT2Config(vocab_size=40, n_positions=16, n_embd=32, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=1)
+    gpt2 = GPT2LMHeadModel(shape).eval()
+    for name in ("int8", "bfloat16"):
+        with pytest.raises(ConfigError, match=f"dtype {name}: GPT2LMHeadModel has layers of type Conv1D"):
+            prepare_network(gpt2, name)
+    assert prepare_network(gpt2, "float32") == "float32"
+    with pytest.raises(ConfigError, match="is bfloat16, expected float32"):
+        model.network.bfloat16()
+        model.prepare_for_inference("float32")
 
 
 def test_int8_is_refused_beside_a_cpu(model) -> None:
