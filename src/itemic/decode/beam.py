@@ -12,11 +12,18 @@ from itemic.decode.candidates import top_places
 from itemic.decode.diversity import PrefixQuota, best_within_quota, close_over_quota
 from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import Policy
-from itemic.decode.prefill import PrefixMemory, PromptBatch, check_prompts
+from itemic.decode.prefill import (
+    PrefixMemory,
+    PromptBatch,
+    check_filter,
+    check_numbers,
+    check_prompts,
+    check_scores,
+)
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Candidates, Nodes, Normalization, TreeWalker
 
-__all__ = ["BeamResult", "constrained_beam_search", "search_prompts"]
+__all__ = ["BeamResult", "close_beams", "constrained_beam_search", "no_beams", "search_prompts"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,10 +66,11 @@ def constrained_beam_search(
     Args:
         policy: The model, in evaluation mode.
         prompts: Token ids, each ending where a SID's first code follows (after the opening token, if it has one).
-        trie: The semantic IDs; leaves of the result are its.
+        trie: The semantic IDs; leaves of the result are its. It is copied to the model's device unless it lies there:
+            for repeated calls pass ``trie.to(policy.device)``, and make filters with that.
         num_beams: Width W.
         normalize: ``legal`` or ``full``.
-        allowed: Items that each prompt may lead to; all where None.
+        allowed: Items that each prompt may lead to, a filter made with ``trie``; all where None.
         batch_size: Most prompts in the cache at once; prompts of like length are put together.
         memory: What prompts begin with, kept from earlier calls of this model with these weights; None shares within
             this call only.
@@ -75,26 +83,23 @@ def constrained_beam_search(
     Raises:
         ConfigError: if the width, batch size or normalisation does not exist, or the quota's prefix is longer than
             a semantic ID.
-        DataError: if a prompt is empty.
+        DataError: if a prompt is empty, or the filter is of another tree or another number of prompts.
         CatalogError: if the policy speaks other codebooks than the tree's.
+        ArtifactError: if the model returns NaN.
     """
-    for name, value in (("num_beams", num_beams), ("batch_size", batch_size)):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, found {value}")
+    check_numbers(num_beams=num_beams, batch_size=batch_size)
     if quota is not None and quota.num_levels > trie.num_levels:
         raise ConfigError(f"a quota for prefixes of {quota.num_levels} codes: semantic IDs have {trie.num_levels}")
     check_prompts(prompts)
+    check_filter(allowed, trie, len(prompts))
     walker = TreeWalker(policy, trie, normalize, memory)
 
     def search(rows: Int[Tensor, "b"], batch: PromptBatch) -> tuple[Tensor, Tensor, Tensor]:
         chosen = None if allowed is None else allowed.select(rows)
         return search_prompts(walker, batch, num_beams, chosen, quota, ending)
 
-    found = walker.read_in_batches(prompts, batch_size, search)
-    if found is None:
-        empty = torch.zeros(0, num_beams, device=policy.device)
-        found = (empty.long(), empty, empty[:, 0].long())
-    leaf, logprob, num_tied_beyond = found
+    none = no_beams(num_beams, policy.device)
+    leaf, logprob, num_tied_beyond = walker.read_in_batches(prompts, batch_size, search, none)
     return BeamResult(leaf=leaf, logprob=logprob, num_tied_beyond=num_tied_beyond)
 
 
@@ -122,18 +127,39 @@ def search_prompts(
             candidates = close_over_quota(candidates, prefix, quota.max_items)
             nodes = _best(candidates, width)
         walk.take(nodes)
-    beams = walk.nodes
-    leaf, logprob, num_tied_beyond = beams.node, beams.logprob, _num_tied_beyond(candidates, beams)
+    leaf, logprob, num_tied_beyond = close_beams(candidates, walk.nodes, num_beams)
     if len(ending) and walker.vocabulary_normalizer is not None:
-        logprob, order = (logprob + walk.ending_logprob(ending)).sort(dim=1, descending=True, stable=True)
+        of_ending = walk.ending_logprob(ending)
+        of_ending = torch.nn.functional.pad(of_ending, (0, num_beams - of_ending.shape[1]))
+        logprob, order = (logprob + of_ending).sort(dim=1, descending=True, stable=True)
         leaf, num_tied_beyond = leaf.gather(1, order), torch.zeros_like(num_tied_beyond)
-    missing = (0, num_beams - leaf.shape[1])
-    leaf = leaf.masked_fill(logprob == -torch.inf, -1)
+    check_scores(logprob)
+    return leaf, logprob, num_tied_beyond
+
+
+def close_beams(
+    candidates: Candidates, beams: Nodes, num_beams: int
+) -> tuple[Int[Tensor, "B W"], Float[Tensor, "B W"], Int[Tensor, "B"]]:
+    """Returns the columns of a ``BeamResult``.
+
+    Args:
+        candidates: The leaves that were scored.
+        beams: Those of them that were taken, best first.
+        num_beams: Width W; fewer beams are filled up.
+    """
+    missing = (0, num_beams - beams.node.shape[1])
+    leaf = beams.node.masked_fill(beams.logprob == -torch.inf, -1)
     return (
         torch.nn.functional.pad(leaf, missing, value=-1),
-        torch.nn.functional.pad(logprob, missing, value=-torch.inf),
-        num_tied_beyond,
+        torch.nn.functional.pad(beams.logprob, missing, value=-torch.inf),
+        _num_tied_beyond(candidates, beams),
     )
+
+
+def no_beams(num_beams: int, device: torch.device) -> tuple[Int[Tensor, "0 W"], Float[Tensor, "0 W"], Int[Tensor, "0"]]:
+    """Returns the columns of a ``BeamResult`` for no prompts."""
+    logprob = torch.zeros(0, num_beams, device=device)
+    return logprob.long(), logprob, logprob[:, 0].long()
 
 
 def _best(candidates: Candidates, width: int) -> Nodes:

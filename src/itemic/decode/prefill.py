@@ -13,10 +13,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from itemic.core.errors import DataError
+from itemic.core.errors import ArtifactError, ConfigError, DataError
+from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import Policy
+from itemic.decode.trie import Trie
 
-__all__ = ["PrefixMemory", "PromptBatch", "check_prompts", "cut_batches", "in_batches", "read_prompts"]
+__all__ = [
+    "PrefixMemory",
+    "PromptBatch",
+    "check_filter",
+    "check_numbers",
+    "check_prompts",
+    "check_scores",
+    "cut_batches",
+    "in_batches",
+    "read_prompts",
+]
 
 _TOKENS_PER_PASS = {"cpu": 64}
 """What one more pass through the model costs, in tokens: the weights are read and the kernels started anew."""
@@ -161,6 +173,54 @@ def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
             raise DataError(f"prompt {row} is empty; expected at least one token")
 
 
+def check_filter(allowed: ItemFilter | None, trie: Trie, num_prompts: int) -> None:
+    """Refuses a filter that was not made for these prompts and this tree.
+
+    Args:
+        allowed: The filter; None is always right.
+        trie: The tree as the search was given it: the filter must hold the same object.
+        num_prompts: Number of prompts.
+
+    Raises:
+        DataError: if it is of another tree or of another number of requests.
+    """
+    if allowed is None:
+        return
+    if allowed.trie is not trie:
+        raise DataError(
+            f"the filter is of a tree of {allowed.trie.num_items} items on {allowed.trie.item_of_slot.device}; expected "
+            f"the one that the search was given, of {trie.num_items} items on {trie.item_of_slot.device}: make the "
+            "filter with that very tree"
+        )
+    if len(allowed) != num_prompts:
+        raise DataError(f"the filter has {len(allowed)} requests; expected {num_prompts}, one for each prompt")
+
+
+def check_numbers(**numbers: int) -> None:
+    """Refuses numbers below 1.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    for name, value in numbers.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, found {value}")
+
+
+def check_scores(logprob: Float[Tensor, "B W"]) -> None:
+    """Refuses log-probabilities that are no numbers, which would be listed before every other; waits for the device.
+
+    Raises:
+        ArtifactError: if there is one.
+    """
+    num_rows = int(logprob.isnan().any(dim=1).sum())
+    if num_rows:
+        raise ArtifactError(
+            f"the model returned NaN for {num_rows} of a batch of {len(logprob)} prompts; expected finite logits: its "
+            "weights are damaged, or too large for its number format"
+        )
+
+
 def in_batches(
     prompts: Sequence[Sequence[int]],
     batch_size: int,
@@ -169,22 +229,17 @@ def in_batches(
     num_shared: int = 0,
     device: torch.device | None = None,
     num_passes: int = 1,
-) -> tuple[Tensor, ...] | None:
+) -> tuple[Tensor, ...]:
     """Returns what ``run`` gives for rows of prompts of like length, put together in the prompts' order.
 
     Args:
-        prompts: Token ids.
+        prompts: Token ids of at least one.
         batch_size: Most rows in one call.
         run: From row numbers to tensors with a row for each.
         num_shared: Tokens at the beginning of every prompt that need no reading.
         device: Where the model is; it says what a further batch costs. None: the CPU.
         num_passes: Passes through the model that one call of ``run`` makes: the more, the less a small batch pays.
-
-    Returns:
-        The tensors; None where there is no prompt.
     """
-    if not len(prompts):
-        return None
     length = np.array([len(prompt) - num_shared for prompt in prompts])
     order = np.argsort(length, kind="stable")
     sizes = cut_batches(length[order], batch_size, num_passes * tokens_per_pass(device or torch.device("cpu")))

@@ -21,7 +21,7 @@ from itemic.decode.candidates import Candidates, top_places
 from itemic.decode.filters import ItemFilter
 from itemic.decode.noise import gumbel_noise, hash_keys, uniform_noise, working_dtype
 from itemic.decode.policy import Policy
-from itemic.decode.prefill import PromptBatch, check_prompts
+from itemic.decode.prefill import PromptBatch, check_filter, check_numbers, check_prompts, check_scores
 from itemic.decode.trie import Trie
 from itemic.decode.walk import TreeWalker
 
@@ -126,19 +126,21 @@ def sample_without_replacement(
     Args:
         policy: The model, in evaluation mode.
         prompts: Token ids, each ending where a SID's first code follows.
-        trie: The semantic IDs.
+        trie: The semantic IDs; for repeated calls ``trie.to(policy.device)``.
         num_samples: Leaves S for each prompt.
         seed: Of the noise; another one gives an independent sample.
         temperature: Divides the logits; more than 1 spreads the sample.
-        allowed: Items that each prompt may lead to; see the module for what is sampled then.
+        allowed: Items that each prompt may lead to, a filter made with ``trie``; see the module for what is
+            sampled then.
         batch_size: Prompts in the cache at once.
 
     Raises:
         ConfigError: if a number is out of range.
-        DataError: if a prompt is empty.
+        DataError: if a prompt is empty, or the filter is of another tree or another number of prompts.
         CatalogError: if the policy speaks other codebooks than the tree's.
+        ArtifactError: if the model returns NaN.
     """
-    _check_numbers(num_samples=num_samples, batch_size=batch_size)
+    check_numbers(num_samples=num_samples, batch_size=batch_size)
     _check_temperature(temperature)
 
     def draw(
@@ -146,11 +148,9 @@ def sample_without_replacement(
     ) -> tuple[Tensor, ...]:
         return draw_distinct(walker, batch, rows, num_samples, seed=seed, temperature=temperature, allowed=chosen)
 
-    found = _run_batches(policy, prompts, trie, allowed, batch_size, draw)
-    if found is None:
-        empty = torch.zeros(0, num_samples, dtype=working_dtype(policy.device), device=policy.device)
-        found = (empty.long(), empty, empty, empty[:, 0])
-    leaf, logprob, perturbed, threshold = found
+    none = torch.zeros(0, num_samples, dtype=working_dtype(policy.device), device=policy.device)
+    columns = (none.long(), none, none, none[:, 0])
+    leaf, logprob, perturbed, threshold = _run_batches(policy, prompts, trie, allowed, batch_size, draw, columns)
     return DistinctSamples(leaf=leaf, logprob=logprob, perturbed=perturbed, threshold=threshold)
 
 
@@ -175,20 +175,22 @@ def sample_with_replacement(
     Args:
         policy: The model, in evaluation mode.
         prompts: Token ids, each ending where a SID's first code follows.
-        trie: The semantic IDs.
+        trie: The semantic IDs; for repeated calls ``trie.to(policy.device)``.
         num_samples: Draws S for each prompt.
         seed: Of the draws.
         temperature: Divides the logits.
         top_k: Draws each code among this many best open children (and those level with the last); None: among all.
-        allowed: Items that each prompt may lead to; see the module for what is sampled then.
+        allowed: Items that each prompt may lead to, a filter made with ``trie``; see the module for what is
+            sampled then.
         batch_size: Prompts in the cache at once.
 
     Raises:
         ConfigError: if a number is out of range.
-        DataError: if a prompt is empty.
+        DataError: if a prompt is empty, or the filter is of another tree or another number of prompts.
         CatalogError: if the policy speaks other codebooks than the tree's.
+        ArtifactError: if the model returns NaN.
     """
-    _check_numbers(num_samples=num_samples, batch_size=batch_size, top_k=1 if top_k is None else top_k)
+    check_numbers(num_samples=num_samples, batch_size=batch_size, top_k=1 if top_k is None else top_k)
     _check_temperature(temperature)
 
     def draw(
@@ -198,11 +200,9 @@ def sample_with_replacement(
             walker, batch, rows, num_samples, seed=seed, temperature=temperature, top_k=top_k, allowed=chosen
         )
 
-    found = _run_batches(policy, prompts, trie, allowed, batch_size, draw)
-    if found is None:
-        empty = torch.zeros(0, num_samples, dtype=working_dtype(policy.device), device=policy.device)
-        found = (empty.long(), empty)
-    return Samples(leaf=found[0], logprob=found[1])
+    none = torch.zeros(0, num_samples, dtype=working_dtype(policy.device), device=policy.device)
+    leaf, logprob = _run_batches(policy, prompts, trie, allowed, batch_size, draw, (none.long(), none))
+    return Samples(leaf=leaf, logprob=logprob)
 
 
 def draw_distinct(
@@ -240,6 +240,7 @@ def draw_distinct(
         place = top_places(below.flatten(1), width)
         perturbed, logprob = (each.flatten(1).gather(1, place) for each in (below, child))
         walk.take(candidates.at(place))
+    check_scores(logprob)
     leaf = walk.nodes.node.masked_fill(logprob == -torch.inf, -1)
     missing = (0, num_samples + 1 - leaf.shape[1])
     leaf = torch.nn.functional.pad(leaf, missing, value=-1)[:, :-1]
@@ -285,6 +286,7 @@ def draw_samples(
         logprob = logprob + child.expand(B, num_samples, C).gather(-1, column)[..., 0]
         parent = sample if W > 1 else torch.zeros_like(sample)
         walk.take(candidates.at(parent * C + column[..., 0]))
+    check_scores(logprob)
     return walk.nodes.node.masked_fill(logprob == -torch.inf, -1), logprob
 
 
@@ -322,20 +324,16 @@ def _run_batches(
     allowed: ItemFilter | None,
     batch_size: int,
     draw: Callable[[TreeWalker, PromptBatch, Int[Tensor, "b"], ItemFilter | None], tuple[Tensor, ...]],
-) -> tuple[Tensor, ...] | None:
+    none: tuple[Tensor, ...],
+) -> tuple[Tensor, ...]:
     check_prompts(prompts)
+    check_filter(allowed, trie, len(prompts))
     walker = TreeWalker(policy, trie, "legal")
 
     def run(rows: Int[Tensor, "b"], batch: PromptBatch) -> tuple[Tensor, ...]:
         return draw(walker, batch, rows, None if allowed is None else allowed.select(rows))
 
-    return walker.read_in_batches(prompts, batch_size, run)
-
-
-def _check_numbers(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, found {value}")
+    return walker.read_in_batches(prompts, batch_size, run, none)
 
 
 def _check_temperature(temperature: float) -> None:

@@ -13,12 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from itemic.core.errors import ConfigError
-from itemic.decode.beam import BeamResult, search_prompts
+from itemic.decode.beam import BeamResult, no_beams, search_prompts
 from itemic.decode.diversity import PrefixQuota
 from itemic.decode.filters import ItemFilter
 from itemic.decode.noise import hash_keys, uniform_noise, working_dtype
 from itemic.decode.policy import Policy
-from itemic.decode.prefill import PrefixMemory, PromptBatch, check_prompts
+from itemic.decode.prefill import PrefixMemory, PromptBatch, check_filter, check_numbers, check_prompts
 from itemic.decode.scoring import widen
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Normalization, TreeWalker
@@ -90,12 +90,12 @@ def think_then_recommend(
     Args:
         policy: The model, in evaluation mode.
         prompts: Token ids, each ending where a thought's first token follows.
-        trie: The semantic IDs; leaves of the result are its.
+        trie: The semantic IDs; leaves of the result are its. For repeated calls ``trie.to(policy.device)``.
         num_beams: Width W of the search.
         frame: What ends a thought and leads over to the semantic ID.
         config: How thoughts are written.
         normalize: ``legal`` or ``full``.
-        allowed: Items that each prompt may lead to; all where None.
+        allowed: Items that each prompt may lead to, a filter made with ``trie``; all where None.
         batch_size: Most prompts in the cache at once. A batch is done when its longest thought is.
         memory: What prompts begin with, kept from earlier calls of this model with these weights; None shares within
             this call only.
@@ -103,13 +103,13 @@ def think_then_recommend(
 
     Raises:
         ConfigError: if the width, batch size or normalisation does not exist, or the stop could never be written.
-        DataError: if a prompt is empty.
+        DataError: if a prompt is empty, or the filter is of another tree or another number of prompts.
         CatalogError: if the policy speaks other codebooks than the tree's.
+        ArtifactError: if the model returns NaN.
     """
-    for name, value in (("num_beams", num_beams), ("batch_size", batch_size)):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, found {value}")
+    check_numbers(num_beams=num_beams, batch_size=batch_size)
     check_prompts(prompts)
+    check_filter(allowed, trie, len(prompts))
     config = config or ThinkConfig()
     walker = TreeWalker(policy, trie, normalize, memory)
 
@@ -120,11 +120,10 @@ def think_then_recommend(
         chosen = None if allowed is None else allowed.select(rows)
         return tokens, thoughts.length, thoughts.is_complete, *search_prompts(walker, batch, num_beams, chosen, quota)
 
-    found = walker.read_in_batches(prompts, batch_size, run, num_passes=1 + config.max_new_tokens)
-    if found is None:
-        none = torch.zeros(0, num_beams, device=policy.device)
-        count = none[:, 0].long()
-        found = (none[:, :0].long(), count, count.bool(), none.long(), none, count)
+    beams = no_beams(num_beams, policy.device)
+    num_none = beams[2]
+    none = (beams[0][:, :0], num_none, num_none.bool(), *beams)
+    found = walker.read_in_batches(prompts, batch_size, run, none, num_passes=1 + config.max_new_tokens)
     tokens, length, is_complete, leaf, logprob, num_tied_beyond = found
     tokens = tokens[:, : int(length.max()) if len(length) else 0]
     return (

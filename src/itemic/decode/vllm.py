@@ -15,14 +15,14 @@ from torch import Tensor
 from itemic.core.errors import ConfigError, DataError, MissingDependencyError
 from itemic.core.files import read_json
 from itemic.core.ranking import Histories, Recommendations, check_histories
-from itemic.decode.beam import BeamResult
+from itemic.decode.beam import BeamResult, close_beams
 from itemic.decode.filters import ItemFilter
-from itemic.decode.prefill import check_prompts
+from itemic.decode.prefill import check_numbers, check_prompts, check_scores
 from itemic.decode.prefix import PrefixReader
 from itemic.decode.recommender import list_items
 from itemic.decode.rows import ConstrainedRows, RowRequest
 from itemic.decode.trie import Trie
-from itemic.decode.walk import Candidates, Nodes, Normalization
+from itemic.decode.walk import Candidates, Normalization
 from itemic.language.spelling import SidTokens, Spelling
 from itemic.sid.catalog import Catalog
 from itemic.sid.lineage import check_trained_on
@@ -271,9 +271,8 @@ class VllmRecommender:
         if k < 1:
             raise DataError(f"k must be at least 1, found {k}")
         check_histories(histories, self._num_items)
-        trie, allowed = self._reader.trie, None
-        if exclude is not None or allow is not None:
-            allowed = ItemFilter.from_lists(trie, len(histories), exclude, allow)
+        trie = self._reader.trie
+        allowed = _filter(trie, len(histories), exclude, allow)
         prompts = [self._prompt(history) for history in histories]
         num_beams = max(k, self._num_beams)
         beams = beam_search_with_vllm(self._llm, prompts, self._reader, num_beams, self._normalize, exclude, allow)
@@ -311,15 +310,13 @@ def beam_search_with_vllm(
     Raises:
         ConfigError: if the engine was not started for this, or the width does not exist.
         DataError: if a prompt is empty, or an item index is not in the catalogue.
+        ArtifactError: if the engine returns NaN.
     """
-    if num_beams < 1:
-        raise ConfigError(f"num_beams must be at least 1, found {num_beams}")
+    check_numbers(num_beams=num_beams)
     check_prompts(prompts)
     trie, num_prompts = reader.trie, len(prompts)
     _check_engine(llm, min(num_beams, max(trie.max_children)))
-    allowed = None
-    if exclude is not None or allow is not None:
-        allowed = ItemFilter.from_lists(trie, num_prompts, exclude, allow)
+    allowed = _filter(trie, num_prompts, exclude, allow)
     wishes = [_wish(normalize, row, exclude, allow) for row in range(num_prompts)]
     logprob, written = torch.zeros(num_prompts, 1), torch.zeros(num_prompts, 1, 0, dtype=torch.long)
     for depth in range(trie.num_levels):
@@ -331,7 +328,15 @@ def beam_search_with_vllm(
         parent = best.parent[..., None].expand(-1, -1, depth)
         written = torch.cat([written.gather(1, parent), token.flatten(1).gather(1, place)[..., None]], dim=-1)
         logprob = best.logprob
-    return _result(candidates, best, num_beams)
+    check_scores(logprob)
+    leaf, logprob, num_tied_beyond = close_beams(candidates, best, num_beams)
+    return BeamResult(leaf=leaf, logprob=logprob, num_tied_beyond=num_tied_beyond)
+
+
+def _filter(trie: Trie, num_requests: int, exclude: Histories | None, allow: Histories | None) -> ItemFilter | None:
+    if exclude is None and allow is None:
+        return None
+    return ItemFilter.from_lists(trie, num_requests, exclude, allow)
 
 
 def _ask(
@@ -391,18 +396,6 @@ def _candidates(
     num_items = counts * is_legal
     total = (logprob[..., None] + score).masked_fill(num_items == 0, -torch.inf)
     return Candidates(node, total, num_items)
-
-
-def _result(candidates: Candidates, best: Nodes, num_beams: int) -> BeamResult:
-    last = best.logprob[:, -1:]
-    num_tied = torch.where(candidates.logprob == last[..., None], candidates.num_items, 0).sum(dim=(1, 2))
-    num_listed = torch.where(best.logprob == last, best.num_items, 0).sum(dim=1)
-    missing = (0, num_beams - best.node.shape[1])
-    return BeamResult(
-        leaf=torch.nn.functional.pad(best.node.masked_fill(best.logprob == -torch.inf, -1), missing, value=-1),
-        logprob=torch.nn.functional.pad(best.logprob, missing, value=-torch.inf),
-        num_tied_beyond=torch.where(last[:, 0] > -torch.inf, num_tied - num_listed, 0),
-    )
 
 
 def _wish(normalize: Normalization, row: int, exclude: Histories | None, allow: Histories | None) -> dict[str, Any]:

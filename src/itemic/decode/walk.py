@@ -66,8 +66,9 @@ class TreeWalker:
         prompts: Sequence[Sequence[int]],
         batch_size: int,
         search: Callable[[Int[Tensor, "b"], PromptBatch], tuple[Tensor, ...]],
+        none: tuple[Tensor, ...],
         num_passes: int = 1,
-    ) -> tuple[Tensor, ...] | None:
+    ) -> tuple[Tensor, ...]:
         """Returns what ``search`` gives for prompts that were read, put together in the prompts' order.
 
         What all prompts begin with is read once; batches are of prompts of like length.
@@ -76,11 +77,11 @@ class TreeWalker:
             prompts: Token ids.
             batch_size: Most prompts in one batch.
             search: From row numbers and those prompts to tensors with a row for each.
+            none: The tensors where there is no prompt: those of ``search`` without rows.
             num_passes: Passes through the model for each batch, beside those for its levels.
-
-        Returns:
-            The tensors; None where there is no prompt.
         """
+        if not len(prompts):
+            return none
         self.memory.learn(prompts)
 
         def run(rows: Int[Tensor, "b"]) -> tuple[Tensor, ...]:
