@@ -31,6 +31,7 @@ class FakePolicy:
         self.catalog_version = catalog_version
         self.embedding = torch.from_numpy(rng.normal(size=(len(ids), width)))
         self.head = torch.from_numpy(rng.normal(size=(len(ids), width)) * 3)
+        self.vocabulary_size = len(ids)
         self.num_prompt_tokens_read = 0
 
     def hidden(

@@ -32,6 +32,7 @@ def at_hand(policy: Policy, level_ids: Sequence[np.ndarray]) -> Any:
         hidden=policy.hidden,
         logits=policy.logits,
         repeat_cache=policy.repeat_cache,
+        vocabulary_size=policy.vocabulary_size,
     )
 
 

@@ -11,13 +11,19 @@ def test_legal_normalizer_leaves_out_what_is_no_child() -> None:
 
 
 def test_tiles_sum_to_the_whole_vocabulary(fake_policy, monkeypatch) -> None:
-    monkeypatch.setattr(scoring, "_TILE_ELEMENTS", {"cpu": 1})
+    monkeypatch.setattr(scoring, "_TILE_COLUMNS", 300)
     policy = fake_policy((300, 500))
     hidden = torch.randn(2, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected, logits, widths = policy.logits(hidden).logsumexp(-1), policy.logits, []
+
+    def recorded(hidden, token_ids):
+        widths.append(token_ids.stop - token_ids.start)
+        return logits(hidden, token_ids)
+
+    monkeypatch.setattr(policy, "logits", recorded)
     normalizer = VocabularyNormalizer(policy)
-    whole = normalizer(hidden[:, :1])
-    torch.testing.assert_close(whole, policy.logits(hidden[:, :1]).logsumexp(-1))
-    torch.testing.assert_close(normalizer(hidden), policy.logits(hidden).logsumexp(-1))
+    torch.testing.assert_close(normalizer(hidden), expected)
+    assert widths == [300, 300, 220], "no call makes whole rows, the first no more than others"
     assert normalizer(hidden[:0]).shape == (0, 3)
 
 

@@ -12,6 +12,7 @@ how surely the model knows their items, the part of the domain decides more than
 domain by itself where every one must be in the answer.
 """
 
+import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -108,7 +109,7 @@ class DomainForest:
 
         Args:
             domains: The domains, in the order in which results number them.
-            device: Where the model is.
+            device: Where the tree is to lie; a search moves it to its model, once.
 
         Raises:
             ConfigError: if there is no domain or two have the same name, or the same or unequally many opening tokens.
@@ -128,6 +129,18 @@ class DomainForest:
         self.trie = Trie.from_codes(np.concatenate(codes), sizes, np.concatenate(active)).to(torch.device(device))
         self._sid_tokens = SidTokens(Spelling(style="plain", codebook_sizes=sizes), level_ids, (), ())
         self._sets: dict[frozenset[int], ItemSet] = {}
+        self._elsewhere: dict[torch.device, DomainForest] = {}
+
+    def to(self, device: torch.device) -> "DomainForest":
+        """Returns the forest with its tree on a device: itself where it lies there, else a copy made once."""
+        if self.trie.item_of_slot.device == device:
+            return self
+        if device not in self._elsewhere:
+            moved = copy.copy(self)
+            moved.trie = self.trie.to(device)
+            moved._sets, moved._elsewhere = {}, {}
+            self._elsewhere[device] = moved
+        return self._elsewhere[device]
 
     def speak(self, policy: Policy) -> "DomainPolicy":
         """Returns the policy with the forest's levels for its semantic IDs: the openings, then the codes."""
@@ -207,6 +220,11 @@ class DomainPolicy:
         """Where inputs must lie."""
         return self._policy.device
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of logits after every token."""
+        return self._policy.vocabulary_size
+
 
 def recommend_from_domains(
     policy: Policy,
@@ -247,6 +265,7 @@ def recommend_from_domains(
         raise DataError(f"k must be at least 1, found {k}")
     if domains is not None and len(domains) != len(prompts):
         raise DataError(f"domains has {len(domains)} choices for {len(prompts)} prompts")
+    forest = forest.to(policy.device)
     allowed = None
     if not all(choice is None for choice in (domains, exclude, allow)):
         allowed = forest.filter(domains or [None] * len(prompts), exclude, allow)

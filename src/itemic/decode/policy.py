@@ -28,6 +28,11 @@ class Policy(Protocol):
         """Where inputs must lie."""
         ...
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of logits after every token, V."""
+        ...
+
     def hidden(
         self,
         input_ids: Int[Tensor, "B T"],

@@ -32,23 +32,15 @@ class VocabularyNormalizer:
     """Log sum exp over the whole vocabulary, tile by tile, so that no (states, V) matrix is ever made."""
 
     def __init__(self, policy: Policy) -> None:
-        """Starts without knowing V: the first call learns it."""
+        """Keeps the policy, which knows V."""
         self._policy = policy
-        self._vocabulary_size = 0
 
     def __call__(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape"]:
-        """Returns log sum exp of each state's logits.
-
-        The first call must be the one with few states (a prompt's last): it makes whole rows, which tell V.
-        """
-        if not self._vocabulary_size:
-            logits = widen(self._policy.logits(hidden))
-            self._vocabulary_size = logits.shape[-1]
-            return logits.logsumexp(dim=-1)
+        """Returns log sum exp of each state's logits."""
         num_states = max(1, hidden.shape[:-1].numel())
         width = _TILE_COLUMNS if hidden.device.type == "cpu" else max(_TILE_COLUMNS, _TILE_ELEMENTS // num_states)
-        starts = range(0, self._vocabulary_size, width)
-        tiles = [slice(start, min(start + width, self._vocabulary_size)) for start in starts]
+        vocabulary_size = self._policy.vocabulary_size
+        tiles = [slice(start, min(start + width, vocabulary_size)) for start in range(0, vocabulary_size, width)]
         partial = [_logsumexp_in_place(widen(self._policy.logits(hidden, tile))) for tile in tiles]
         return torch.stack(partial).logsumexp(dim=0)
 

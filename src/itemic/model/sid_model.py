@@ -85,6 +85,11 @@ class SidModel:
         device: torch.device = next(self.network.parameters()).device
         return device
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Rows of the head, those that no token has included."""
+        return int(self._head_weight.shape[0])
+
     def hidden(
         self,
         input_ids: Int[Tensor, "B T"],
@@ -142,7 +147,7 @@ class SidModel:
         """
         head = head_of(self.network)
         # A prepared model's layers may compute in bfloat16 below a head in float32.
-        hidden = hidden.to((head.base if isinstance(head, TrainedRowsHead) else head).weight.dtype)
+        hidden = hidden.to(self._head_weight.dtype)
         if token_ids is None:
             return self._head_rule.apply(head(hidden))
         if isinstance(token_ids, slice) and self._packed_head is not None:
@@ -154,7 +159,8 @@ class SidModel:
     def prepare_for_inference(self, precision: Precision = "auto", *, compile: bool = False) -> str:
         """Returns the number format that the layers now compute in; the model can be trained and saved no more.
 
-        See :func:`itemic.model.precision.prepare_network`.
+        See :func:`itemic.model.precision.prepare_network`. On a CPU the head is packed beside itself as far as sums
+        over the whole vocabulary ask for it (``full``): another 4 bytes a weight.
 
         Args:
             precision: ``auto``, ``float32``, ``bfloat16`` or ``int8``.
@@ -208,6 +214,12 @@ class SidModel:
         spelling, facts = _read_card(path)
         network, tokenizer = load_backbone(str(folder), device=device, dtype=dtype)
         return cls(network, tokenizer, spelling, **facts)
+
+    @property
+    def _head_weight(self) -> Tensor:
+        head = head_of(self.network)
+        weight: Tensor = (head.base if isinstance(head, TrainedRowsHead) else head).weight
+        return weight
 
     def _network_masks(
         self, mask: Bool[Tensor, "#B 1 T S"], queries: Int[Tensor, "B T"], keys: Int[Tensor, "B S"]
