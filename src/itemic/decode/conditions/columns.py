@@ -1,8 +1,9 @@
 """Comparisons of a catalogue's columns as polars expressions, each checked against the column's type and content.
 
 A catalogue's further columns are text where ``itemic prepare`` wrote them, so the value that a text column is compared
-with says how it is read: ``stock > 0`` as numbers, ``released >= 2024-01-01`` as dates. A row that cannot be read so is
-an error, never a row that is silently out. Knows no syntax.
+with says how it is read: ``stock > 0`` as numbers, ``released >= 2024-01-01`` as dates. A cell that cannot be read so
+counts as missing, as blank text does, and a note says so; where most cells cannot, the condition is an error. Knows no
+syntax.
 """
 
 import difflib
@@ -14,9 +15,12 @@ import polars as pl
 
 from itemic.core.errors import ConfigError, DataError
 
-__all__ = ["Comparison", "check_columns", "compare", "contains", "is_among", "is_missing", "is_recent"]
+__all__ = ["Comparison", "Notes", "check_columns", "compare", "contains", "is_among", "is_missing", "is_recent"]
 
 Comparison = Literal["=", "!=", "<", "<=", ">", ">="]
+Notes = dict[str, str]
+"""What the user should know of a column's cells, under the column and how it was read."""
+
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
@@ -29,44 +33,53 @@ def check_columns(items: pl.DataFrame, names: list[str]) -> None:
     """Checks that the catalogue has columns.
 
     Raises:
-        ConfigError: naming the first that it has not, the nearest name and all there are.
+        ConfigError: naming the first that it has not, a name like it if there is one, and all there are.
     """
     for name in names:
         if name not in items.columns:
-            nearest = difflib.get_close_matches(name, items.columns, n=1, cutoff=0.0)[0]
-            raise ConfigError(
-                f"the catalogue has no column {name!r}; did you mean {nearest!r}? It has {', '.join(items.columns)}"
-            )
+            by_folded = {column.casefold(): column for column in items.columns}
+            near = difflib.get_close_matches(name.casefold(), list(by_folded), n=1)
+            hint = f"did you mean {by_folded[near[0]]!r}? It" if near else "it"
+            raise ConfigError(f"the catalogue has no column {name!r}; {hint} has {', '.join(items.columns)}")
 
 
-def compare(items: pl.DataFrame, name: str, comparison: Comparison, value: str) -> pl.Expr:
-    """Returns whether a column's value compares so with ``value``; null where it has none.
+def compare(items: pl.DataFrame, name: str, comparison: Comparison, value: str, notes: Notes) -> pl.Expr:
+    """Returns whether a column's value compares so with ``value``; null where it has none, or blank text.
 
     Text is equal letter by letter. Beside a time a day stands for the whole of it, in UTC: ``<= 2024-05-01`` holds
     until midnight.
 
+    Args:
+        items: The catalogue.
+        name: Column.
+        comparison: Sign between column and value.
+        value: As it is written.
+        notes: Gets a note of cells that cannot be read as what they are compared with, and so count as missing.
+
     Raises:
         ConfigError: if there is no such column, or its type does not go with the value or comparison.
-        DataError: if a value of the column cannot be read as what it is compared with.
+        DataError: if most values of the column cannot be read as what they are compared with.
     """
     check_columns(items, [name])
     dtype = items.schema[name]
-    if comparison in ("=", "!=") and isinstance(dtype, (*_TEXT_TYPES, pl.Boolean)):
-        return _ordered(pl.col(name).cast(pl.String), comparison, _truth(name, value) if dtype == pl.Boolean else value)
+    if comparison in ("=", "!=") and isinstance(dtype, _TEXT_TYPES):
+        return _ordered(_text(name), comparison, _not_blank(name, value))
+    if comparison in ("=", "!=") and dtype == pl.Boolean:
+        return _ordered(pl.col(name).cast(pl.String), comparison, _truth(name, value))
     if dtype.is_numeric() or (isinstance(dtype, _TEXT_TYPES) and _NUMBER.fullmatch(value)):
         if dtype.is_integer() and _DAY.match(value):
-            return _compare_moments(items, name, comparison, value)
-        return _ordered(_as_number(items, name), comparison, _number(items, name, value))
+            return _compare_moments(items, name, comparison, value, notes)
+        return _ordered(_as_number(items, name, notes), comparison, _number(items, name, value))
     if isinstance(dtype, (pl.Date, pl.Datetime)) or (isinstance(dtype, _TEXT_TYPES) and _DAY.match(value)):
-        return _compare_moments(items, name, comparison, value)
+        return _compare_moments(items, name, comparison, value, notes)
     if isinstance(dtype, _TEXT_TYPES):
         raise ConfigError(f"column {name!r} is text: {comparison} needs a number or a date beside it, found {value!r}")
     remedy = f"; write {name} contains {value}" if isinstance(dtype, (pl.List, pl.Array)) else ""
     raise ConfigError(f"column {name!r} is {_described(dtype)}: it has no {comparison}{remedy}")
 
 
-def is_among(items: pl.DataFrame, name: str, values: list[str]) -> pl.Expr:
-    """Returns whether a column's value equals one of ``values``; null where it has none.
+def is_among(items: pl.DataFrame, name: str, values: list[str], notes: Notes) -> pl.Expr:
+    """Returns whether a column's value equals one of ``values``; null where it has none, or blank text.
 
     Raises:
         ConfigError: as ``compare`` does.
@@ -74,17 +87,17 @@ def is_among(items: pl.DataFrame, name: str, values: list[str]) -> pl.Expr:
     """
     check_columns(items, [name])
     if isinstance(items.schema[name], _TEXT_TYPES):
-        return pl.col(name).cast(pl.String).is_in(values)
-    found = compare(items, name, "=", values[0])
+        return _text(name).is_in([_not_blank(name, value) for value in values])
+    found = compare(items, name, "=", values[0], notes)
     for value in values[1:]:
-        found = found | compare(items, name, "=", value)
+        found = found | compare(items, name, "=", value, notes)
     return found
 
 
 def contains(items: pl.DataFrame, name: str, value: str) -> pl.Expr:
-    """Returns whether a list holds ``value``; null where there is no list.
+    """Returns whether ``value`` stands anywhere in a text, or is an element of a list; null where there is neither.
 
-    In a text column the entries stand between commas, as ``itemic prepare`` writes lists.
+    Upper and lower case are the same. Text that joins a list by commas, as ``itemic prepare`` writes lists, is text.
 
     Raises:
         ConfigError: if there is no such column, or it holds neither lists nor text, or lists of another type.
@@ -92,13 +105,14 @@ def contains(items: pl.DataFrame, name: str, value: str) -> pl.Expr:
     check_columns(items, [name])
     dtype = items.schema[name]
     if isinstance(dtype, _TEXT_TYPES):
-        return pl.col(name).cast(pl.String).str.contains(rf"(?:^|,)\s*{pl.escape_regex(value)}\s*(?:,|$)")
+        return _text(name).str.to_lowercase().str.contains(_not_blank(name, value).lower(), literal=True)
     if not isinstance(dtype, (pl.List, pl.Array)):
-        raise ConfigError(f"column {name!r} is {_described(dtype)}: contains needs lists, or text with commas")
+        raise ConfigError(f"column {name!r} is {_described(dtype)}: contains needs text or lists")
     inner = dtype.inner
     column = pl.col(name).cast(pl.List(inner))
     if isinstance(inner, _TEXT_TYPES):
-        return column.cast(pl.List(pl.String)).list.contains(value)
+        folded = column.cast(pl.List(pl.String)).list.eval(pl.element().str.to_lowercase())
+        return folded.list.contains(value.lower())
     if inner.is_integer() and re.fullmatch(r"[+-]?\d{1,18}", value):
         return column.cast(pl.List(pl.Int64)).list.contains(int(value))
     if inner.is_float() and _NUMBER.fullmatch(value):
@@ -107,17 +121,19 @@ def contains(items: pl.DataFrame, name: str, value: str) -> pl.Expr:
 
 
 def is_missing(items: pl.DataFrame, name: str) -> pl.Expr:
-    """Returns whether a column has no value; a float that is not a number is none.
+    """Returns whether a column has no value; blank text and a float that is not a number are none.
 
     Raises:
         ConfigError: if there is no such column.
     """
     check_columns(items, [name])
-    column = pl.col(name)
-    return column.is_null() | column.is_nan().fill_null(False) if items.schema[name].is_float() else column.is_null()
+    dtype, column = items.schema[name], pl.col(name)
+    if isinstance(dtype, _TEXT_TYPES):
+        return _text(name).is_null()
+    return column.is_null() | column.is_nan().fill_null(False) if dtype.is_float() else column.is_null()
 
 
-def is_recent(items: pl.DataFrame, name: str, age: timedelta, now: datetime) -> pl.Expr:
+def is_recent(items: pl.DataFrame, name: str, age: timedelta, now: datetime, notes: Notes) -> pl.Expr:
     """Returns whether a column's moment lies in the time of length ``age`` that ends now; null where it has none.
 
     Args:
@@ -125,18 +141,19 @@ def is_recent(items: pl.DataFrame, name: str, age: timedelta, now: datetime) -> 
         name: Column of dates, datetimes, whole seconds since 1970, or any of them as text.
         age: Longest time since.
         now: The present in UTC, without a zone.
+        notes: Gets a note of cells that are no moment, and so count as missing.
 
     Raises:
         ConfigError: if there is no such column, or it has no moments.
-        DataError: if a value of the column is not a moment.
+        DataError: if most values of the column are no moments.
     """
     check_columns(items, [name])
-    moment = _as_moment(items, name)
+    moment = _as_moment(items, name, notes)
     return (moment >= now - age) & (moment <= now)
 
 
-def _compare_moments(items: pl.DataFrame, name: str, comparison: Comparison, value: str) -> pl.Expr:
-    moment = _as_moment(items, name)
+def _compare_moments(items: pl.DataFrame, name: str, comparison: Comparison, value: str, notes: Notes) -> pl.Expr:
+    moment = _as_moment(items, name, notes)
     try:
         if _DAY.fullmatch(value):
             return _ordered(moment.dt.date(), comparison, date.fromisoformat(value))
@@ -178,18 +195,24 @@ def _truth(name: str, value: str) -> str:
     return value.lower()
 
 
-def _as_number(items: pl.DataFrame, name: str) -> pl.Expr:
+def _not_blank(name: str, value: str) -> str:
+    if not value.strip():
+        raise ConfigError(f"blank text counts as missing: write {name} is null")
+    return value
+
+
+def _as_number(items: pl.DataFrame, name: str, notes: Notes) -> pl.Expr:
     column, dtype = pl.col(name), items.schema[name]
     if dtype.is_float():
         return column.fill_nan(None)
     if dtype.is_numeric():
         return column
     number = _stripped(name).cast(pl.Float64, strict=False).fill_nan(None)
-    _check_readable(items, name, number, "a number")
+    _note_unread(items, name, number, "a number", notes)
     return number
 
 
-def _as_moment(items: pl.DataFrame, name: str) -> pl.Expr:
+def _as_moment(items: pl.DataFrame, name: str, notes: Notes) -> pl.Expr:
     """Returns the column as a moment in UTC without a zone; one without a zone is in UTC already."""
     column, dtype = pl.col(name), items.schema[name]
     if isinstance(dtype, pl.Date):
@@ -208,7 +231,7 @@ def _as_moment(items: pl.DataFrame, name: str) -> pl.Expr:
         moment = pl.coalesce(day, *plain, zoned.dt.replace_time_zone(None), seconds)
     else:
         raise ConfigError(f"column {name!r} is {_described(dtype)}: it has no moments")
-    _check_readable(items, name, moment, "an ISO 8601 date or time, or whole seconds since 1970 (1973 to 2100)")
+    _note_unread(items, name, moment, "an ISO 8601 date or time, or whole seconds since 1970 (1973 to 2100)", notes)
     return moment
 
 
@@ -217,21 +240,38 @@ def _from_seconds(column: pl.Expr) -> pl.Expr:
     return pl.from_epoch(seconds, time_unit="s").cast(pl.Datetime("us"))
 
 
+def _text(name: str) -> pl.Expr:
+    """Returns a text column letter by letter, null where it is blank."""
+    text = pl.col(name).cast(pl.String)
+    return pl.when(text.str.strip_chars() != "").then(text)
+
+
 def _stripped(name: str) -> pl.Expr:
     """Returns a text column without blanks around it, null where nothing is left."""
     text = pl.col(name).cast(pl.String).str.strip_chars()
     return pl.when(text != "").then(text)
 
 
-def _check_readable(items: pl.DataFrame, name: str, reading: pl.Expr, what: str) -> None:
-    has_value = (
-        _stripped(name).is_not_null() if isinstance(items.schema[name], _TEXT_TYPES) else pl.col(name).is_not_null()
+def _note_unread(items: pl.DataFrame, name: str, reading: pl.Expr, what: str, notes: Notes) -> None:
+    """Notes the cells with a value that cannot be read.
+
+    Raises:
+        DataError: if most cells with a value cannot be read: the column then holds something else.
+    """
+    has_value = ~is_missing(items, name)
+    unread = items.lazy().filter(reading.is_null() & has_value).select("item_id", pl.col(name).alias("value"))
+    num_unread, num_cells, first = pl.collect_all(
+        [unread.select(pl.len()), items.lazy().filter(has_value).select(pl.len()), unread.head(1)]
     )
-    unread = items.lazy().filter(reading.is_null() & has_value).select("item_id", pl.col(name).alias("value")).head(1)
-    for item_id, value in unread.collect().iter_rows():
-        raise DataError(
-            f"column {name!r} ({_described(items.schema[name])}): expected {what}, found {value!r} at item {item_id!r}"
-        )
+    if first.is_empty():
+        return
+    item_id, value = first.row(0)
+    column = f"column {name!r} ({_described(items.schema[name])})"
+    counted = f"{num_unread.item():,} of {num_cells.item():,} cells"
+    found = f"found {value!r} at item {item_id!r}"
+    if 2 * num_unread.item() > num_cells.item():
+        raise DataError(f"{column}: expected {what}, {found}; {counted} cannot be read so")
+    notes[f"{name}: {what}"] = f"{column}: {counted} count as missing; expected {what}, first {found}"
 
 
 def _described(dtype: object) -> str:

@@ -13,16 +13,19 @@ A column or value of several words, or with a sign of the syntax in it, stands i
 column types: ``columns`` makes of every test a polars expression, and polars does the rest.
 """
 
+import logging
 import re
 from datetime import datetime, timedelta
 from typing import NamedTuple, NoReturn, cast, get_args
 
 import polars as pl
 
-from itemic.core.errors import ConfigError
-from itemic.decode.conditions.columns import Comparison, compare, contains, is_among, is_missing, is_recent
+from itemic.core.errors import ConfigError, DataError
+from itemic.decode.conditions.columns import Comparison, Notes, compare, contains, is_among, is_missing, is_recent
 
 __all__ = ["parse_condition"]
+
+log = logging.getLogger("itemic")
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`)|(?P<sign>==|<>|!=|<=|>=|[=<>(),])|(?P<word>[^\s'"`=<>!(),]+))"""
@@ -52,12 +55,17 @@ def parse_condition(text: str, items: pl.DataFrame, now: datetime) -> pl.Expr:
     Raises:
         ConfigError: if the text is no condition, names a column that is not there, or compares it with what does not go
             with its type; the message has the text.
-        DataError: if a text column holds what cannot be read as the number or date that it is compared with.
+        DataError: if most cells of a text column cannot be read as the number or date that they are compared with; the
+            message has the text. Fewer count as missing, with a warning.
     """
+    notes: Notes = {}
     try:
-        return _Parser(_tokens(text), items, now).parse()
-    except ConfigError as error:
-        raise ConfigError(f"condition {text[:_MOST_SHOWN]!r}: {error}") from None
+        found = _Parser(_tokens(text), items, now, notes).parse()
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"condition {text[:_MOST_SHOWN]!r}: {error}") from None
+    for note in notes.values():
+        log.warning("condition %r: %s", text[:_MOST_SHOWN], note)
+    return found
 
 
 def _tokens(text: str) -> list[_Token]:
@@ -84,10 +92,11 @@ def _tokens(text: str) -> list[_Token]:
 class _Parser:
     """Recursive descent over the tokens of one condition."""
 
-    def __init__(self, tokens: list[_Token], items: pl.DataFrame, now: datetime) -> None:
+    def __init__(self, tokens: list[_Token], items: pl.DataFrame, now: datetime, notes: Notes) -> None:
         self._tokens = tokens
         self._items = items
         self._now = now
+        self._notes = notes
         self._place = 0
         self._depth = 0
 
@@ -124,20 +133,20 @@ class _Parser:
         return found
 
     def _test(self, column: str) -> pl.Expr:
-        items = self._items
+        items, notes = self._items, self._notes
         for comparison in get_args(Comparison):
             if self._takes(comparison):
-                return compare(items, column, cast(Comparison, comparison), self._value("a value"))
+                return compare(items, column, cast(Comparison, comparison), self._value("a value"), notes)
         if self._takes("is"):
             is_negated = self._takes("not")
             self._needs("null")
             missing = is_missing(items, column)
             return ~missing if is_negated else missing
         if self._takes("within"):
-            return is_recent(items, column, self._age(), self._now)
+            return is_recent(items, column, self._age(), self._now, notes)
         is_negated = self._takes("not")
         if self._takes("in"):
-            found = is_among(items, column, self._values())
+            found = is_among(items, column, self._values(), notes)
         elif self._takes("contains"):
             found = contains(items, column, self._value("a value"))
         else:
