@@ -242,7 +242,7 @@ def test_bad_arguments_are_named(trie, tiny_model, plain_model) -> None:
         SidLogitsProcessor(trie, plain_model.sid_tokens, EOS)
     with pytest.raises(ConfigError, match="a semantic ID and its end hold"):
         SidLogitsProcessor(trie, tokens, EOS, begins_after=[EOS])
-    with pytest.raises(CatalogError, match=r"codebooks of \(8, 8, 8\) codes, the tree has \(8, 8\)"):
+    with pytest.raises(CatalogError, match=r"codebooks of \(8, 8, 8\) codes, the catalog has \(8, 8\)"):
         SidLogitsProcessor(Trie.from_codes(np.zeros((1, 2), dtype=int), (8, 8)), tokens, EOS)
     with pytest.raises(DataError, match=r"row 1 has no tokens \[27\]"):
         SidLogitsProcessor(trie, tokens, EOS)(torch.tensor([[1, 27], [1, 5]]), torch.zeros(2, 29))
@@ -251,3 +251,16 @@ def test_bad_arguments_are_named(trie, tiny_model, plain_model) -> None:
     allowed = ItemFilter.from_lists(trie, 2)
     with pytest.raises(DataError, match="3 rows for the 2 requests of the filter"):
         SidLogitsProcessor(trie, tokens, EOS, allowed=allowed)(torch.tensor([[1, 27]] * 3), torch.zeros(3, 29))
+
+
+def test_a_step_looks_at_the_depth_where_all_rows_stand(model, trie, codes, monkeypatch) -> None:
+    processor = SidLogitsProcessor(trie, model.sid_tokens, EOS, prompt_length=2)
+    read = processor._reader.children
+    depths: list[int] = []
+    monkeypatch.setattr(processor._reader, "children", lambda depth, node: depths.append(depth) or read(depth, node))
+    tokens = [ids[code] for ids, code in zip(model.sid_tokens.level_ids, codes[5], strict=True)]
+    written = [1, 1, *map(int, tokens), *model.sid_tokens.closing_ids]
+    for width in range(2, len(written) + 1):
+        scores = torch.zeros(2, len(model.tokenizer))
+        assert (processor(torch.tensor([written[:width]] * 2), scores) > -torch.inf).any(dim=1).all()
+    assert depths == [0, 1, 2]

@@ -44,7 +44,7 @@ def test_a_filter_of_other_requests_is_refused(fake_policy, search, num_requests
 @every_search
 def test_a_filter_of_another_tree_is_refused(fake_policy, search) -> None:
     allowed = ItemFilter.from_lists(make_trie(CODES[:7]), 2, exclude=[[0], []])
-    with pytest.raises(DataError, match="a tree of 7 items on cpu; expected .* of 12 items"):
+    with pytest.raises(DataError, match=r"a tree of 7 items on cpu; expected .* of 12 items"):
         search(fake_policy(SIZES), PROMPTS, make_trie(), 3, allowed=allowed)
 
 

@@ -112,6 +112,26 @@ class ItemFilter:
             num_items=self.num_items[requests],
         )
 
+    def move_to(self, trie: Trie) -> "ItemFilter":
+        """Returns the filter where a tree's arrays lie; itself where they lie there.
+
+        Args:
+            trie: The filter's own tree, moved to another device.
+        """
+        device = trie.item_of_slot.device
+        if self.slots.device == device:
+            return self
+        return replace(
+            self,
+            trie=trie,
+            slots=self.slots.to(device),
+            nodes=tuple(nodes.to(device) for nodes in self.nodes),
+            num_on_leaf=self.num_on_leaf.to(device),
+            sets=None if self.sets is None else self.sets.move_to(trie),
+            row=self.row.to(device),
+            num_items=self.num_items.to(device),
+        )
+
     def num_allowed(self, depth: int, node: Int[Tensor, "B *shape"]) -> Int[Tensor, "B *shape"]:
         """Returns how many items on a leaf each request may get; above the leaves 1 where it may get any, else 0."""
         if self.are_allowed:

@@ -15,6 +15,7 @@ from transformers import LogitsProcessor
 
 from itemic.core.errors import ConfigError, DataError
 from itemic.decode.filters import ItemFilter
+from itemic.decode.prefill import check_filter
 from itemic.decode.prefix import Prefixes, PrefixReader
 from itemic.decode.scoring import legal_normalizer, widen
 from itemic.decode.trie import Trie
@@ -75,10 +76,12 @@ class SidLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers
         Raises:
             CatalogError: if the tokens are those of other codebooks than the tree's.
             ConfigError: if it cannot be told where a semantic ID begins, or the normalisation does not exist.
+            DataError: if the filter is of another tree.
         """
         super().__init__()
         if normalize not in get_args(Normalization):
             raise ConfigError(f"normalize {normalize!r}: expected legal or full")
+        check_filter(allowed, trie, 0 if allowed is None else len(allowed))
         self._reader = PrefixReader(trie, sid_tokens, device)
         self._begins_after = tuple(sid_tokens.opening_ids if begins_after is None else begins_after)
         self._prompt_length = prompt_length
@@ -86,7 +89,7 @@ class SidLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers
             _check_mark(self._begins_after, {*sid_tokens.closing_ids, eos_token_id}, sid_tokens)
         self._ending = (*sid_tokens.closing_ids, eos_token_id)
         self._normalize: Normalization = normalize
-        self._allowed = allowed
+        self._allowed = None if allowed is None else allowed.move_to(self._reader.trie)
 
     def __call__(self, input_ids: Int[Tensor, "R T"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
         """Returns the scores of the tokens that may follow, -inf for all others.
@@ -102,13 +105,21 @@ class SidLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers
         prefixes = self._reader.read(input_ids, self._begin(input_ids))
         processed = torch.full_like(scores, -torch.inf)
         is_stuck = ~prefixes.is_legal
-        for depth in range(self._reader.trie.num_levels):
+        for depth in self._depths(input_ids.shape[1]):
             is_here = prefixes.is_legal & (prefixes.num_written == depth)
             is_stuck |= is_here & ~self._open_children(processed, scores, depth, prefixes.node, is_here)
         self._open_ending(processed, scores, prefixes)
         end = processed[:, self._ending[-1]]
         processed[:, self._ending[-1]] = end.masked_fill(is_stuck, 0)
         return processed
+
+    def _depths(self, width: int) -> range:
+        """Returns the depths above the leaves at which rows may stand: one where all begin in the same column."""
+        num_levels = self._reader.trie.num_levels
+        if self._prompt_length is None:
+            return range(num_levels)
+        num_written = width - self._prompt_length
+        return range(min(num_written, num_levels), min(num_written + 1, num_levels))
 
     def _begin(self, input_ids: Int[Tensor, "R T"]) -> Int[Tensor, "R"]:
         """Returns the column in which each row's semantic ID begins."""

@@ -4,6 +4,7 @@ Knows no request's own lists, no score and no column: ``conditions`` says which 
 gives the sets to requests.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -112,6 +113,23 @@ class ItemSetTable:
         self._num_on_leaf = _stack(counts) if counts else None
         self.num_items = torch.tensor([item_set.num_items for item_set in sets], device=self._slot_bits.device)
         """Number of items of each set."""
+
+    def move_to(self, trie: Trie) -> "ItemSetTable":
+        """Returns the sets where a tree's arrays lie; itself where they lie there.
+
+        Args:
+            trie: The sets' own tree, moved to another device.
+        """
+        device = trie.item_of_slot.device
+        if self._slot_bits.device == device:
+            return self
+        moved = copy.copy(self)
+        moved._trie = trie
+        moved._slot_bits, moved._num_before = self._slot_bits.to(device), self._num_before.to(device)
+        moved._is_open = [depth.to(device) for depth in self._is_open]
+        moved._num_on_leaf = None if self._num_on_leaf is None else self._num_on_leaf.to(device)
+        moved.num_items = self.num_items.to(device)
+        return moved
 
     def num_open(self, row: Int[Tensor, "B"], depth: int, node: Int[Tensor, "B *shape"]) -> Int[Tensor, "B *shape"]:
         """Returns how many items of each request's set lie on a leaf, and above the leaves 1 where any lies below."""

@@ -188,9 +188,9 @@ def check_filter(allowed: ItemFilter | None, trie: Trie, num_prompts: int) -> No
         return
     if allowed.trie is not trie:
         raise DataError(
-            f"the filter is of a tree of {allowed.trie.num_items} items on {allowed.trie.item_of_slot.device}; expected "
-            f"the one that the search was given, of {trie.num_items} items on {trie.item_of_slot.device}: make the "
-            "filter with that very tree"
+            f"the filter is of a tree of {allowed.trie.num_items} items on {allowed.trie.item_of_slot.device}; "
+            f"expected the one that the search was given, of {trie.num_items} items on {trie.item_of_slot.device}: "
+            "make the filter with that very tree"
         )
     if len(allowed) != num_prompts:
         raise DataError(f"the filter has {len(allowed)} requests; expected {num_prompts}, one for each prompt")

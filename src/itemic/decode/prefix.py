@@ -14,7 +14,7 @@ from itemic.core.errors import CatalogError
 from itemic.decode.trie import Trie
 from itemic.language.spelling import SidTokens
 
-__all__ = ["PrefixReader", "Prefixes", "find_child"]
+__all__ = ["PrefixReader", "Prefixes", "check_codebooks", "find_child"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +43,7 @@ class PrefixReader:
         Raises:
             CatalogError: if the tokens are those of other codebooks than the tree's.
         """
-        if sid_tokens.spelling.codebook_sizes != trie.codebook_sizes:
-            raise CatalogError(
-                f"the tokens are those of codebooks of {sid_tokens.spelling.codebook_sizes} codes, the tree has "
-                f"{trie.codebook_sizes}"
-            )
+        check_codebooks(sid_tokens, trie)
         self.device = trie.item_of_slot.device if device is None else torch.device(device)
         self.trie = trie.to(self.device)
         self.closing_ids = tuple(sid_tokens.closing_ids)
@@ -88,6 +84,17 @@ class PrefixReader:
         """Returns the code that each token is at a level, -1 for a token that is none of its codes."""
         is_known = (token >= 0) & (token < self._num_tokens)
         return torch.where(is_known, self._code_of_token[level][token.clamp(0, self._num_tokens - 1)], -1)
+
+
+def check_codebooks(sid_tokens: SidTokens, trie: Trie) -> None:
+    """Refuses tokens that are not those of a tree's codes.
+
+    Raises:
+        CatalogError: if they are those of other codebooks.
+    """
+    spoken = sid_tokens.spelling.codebook_sizes
+    if spoken != trie.codebook_sizes:
+        raise CatalogError(f"the model speaks codebooks of {spoken} codes, the catalog has {trie.codebook_sizes}")
 
 
 def find_child(

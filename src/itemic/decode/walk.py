@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from itemic.core.errors import CatalogError, ConfigError
+from itemic.core.errors import ConfigError
 from itemic.decode.candidates import Candidates, Nodes, find_candidates
 from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import Policy
 from itemic.decode.prefill import PrefixMemory, PromptBatch, in_batches
+from itemic.decode.prefix import check_codebooks
 from itemic.decode.scoring import VocabularyNormalizer, widen
 from itemic.decode.trie import Trie
 
@@ -36,7 +37,7 @@ class TreeWalker:
 
         Args:
             policy: The model, in evaluation mode.
-            trie: The semantic IDs.
+            trie: The semantic IDs. A tree that lies elsewhere is copied for every walker.
             normalize: ``legal``: log p is over the codes that continue a semantic ID of the tree. ``full``: over the
                 whole vocabulary, as the reference scores.
             memory: What prompts begin with, kept from earlier calls of the same model with the same weights; a new
@@ -48,9 +49,7 @@ class TreeWalker:
         """
         if normalize not in get_args(Normalization):
             raise ConfigError(f"normalize {normalize!r}: expected legal or full")
-        spoken = policy.sid_tokens.spelling.codebook_sizes
-        if spoken != trie.codebook_sizes:
-            raise CatalogError(f"the model speaks codebooks of {spoken} codes, the catalog has {trie.codebook_sizes}")
+        check_codebooks(policy.sid_tokens, trie)
         self.policy = policy
         self.trie = trie.to(policy.device)
         self.memory = PrefixMemory(policy) if memory is None else memory
@@ -96,9 +95,10 @@ class TreeWalker:
 
         Args:
             prompts: What the model has read.
-            allowed: Items that each prompt may lead to; all where None.
+            allowed: Items that each prompt may lead to, moved to the model's device where it is elsewhere; all where
+                None.
         """
-        return Walk(self, prompts, allowed)
+        return Walk(self, prompts, None if allowed is None else allowed.move_to(self.trie))
 
 
 class Walk:
