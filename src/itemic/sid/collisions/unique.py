@@ -14,7 +14,6 @@ from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
 
 from itemic.core.errors import CatalogError
 from itemic.core.progress import track
@@ -238,6 +237,9 @@ def _assign(distance: Float[np.ndarray, "n F"]) -> Int[np.ndarray, "n"]:
     but for rounding every deal of the nearest columns is as good. Where no column is left over the least distance of
     a column counts whoever gets it.
     """
+    # Imported late: whoever opens a catalog comes by here, and scipy.optimize takes a quarter of a second.
+    from scipy.optimize import linear_sum_assignment
+
     least = distance.min(axis=0)
     if (distance.max(axis=0) - least).max() <= _ROUNDING * distance.max():
         return np.argsort(least, kind="stable")[: len(distance)]

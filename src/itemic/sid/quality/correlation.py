@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
 
 from itemic.sid.quality.prefixes import draw_pairs, shared_length
 from itemic.sid.quality.vectors import pair_similarities
@@ -49,6 +48,9 @@ def distance_correlation(
 
 def _spearman(one: Float[np.ndarray, "P"], other: Int[np.ndarray, "P"]) -> float | None:
     """Returns the correlation of the ranks, ties at their mean rank."""
+    # Imported late: whoever opens a catalog comes by here, and scipy.stats takes a third of a second.
+    from scipy.stats import rankdata
+
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return None
     return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
