@@ -72,8 +72,8 @@ def main(config: BenchmarkConfig) -> None:
     print(f"{torch.get_num_threads()} threads, {config.device}\n")
     print_table({name: np.vstack(rows) for name, rows in lists.items()}, cpu, target, config.num_beams)
     for name, trained in runs.items():
-        if trained.identity["dtype"] != name:
-            print(f"\n{name} was no faster here, so that it computed in {trained.identity['dtype']}")
+        if trained.precision != name:
+            print(f"\n{name} was no faster here, so that it computed in {trained.precision}")
 
 
 def print_table(lists: dict[str, np.ndarray], cpu: dict[str, float], target: np.ndarray, num_beams: int) -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ class TrainedRun:
     """From the model's probabilities to how often they are right; None shows the model's own."""
     max_history: int | None = None
     """Items of a history that the model reads, the last ones; None for all."""
+    precision: str | None = None
+    """Number format that the layers compute in, where ``identity`` holds the one asked for; None if nobody said."""
 
     def recommend(
         self,
@@ -130,6 +133,8 @@ class TrainedRun:
         exclude: Histories | None = None,
         allow: Histories | None = None,
         where: Sequence[Where | None] | None = None,
+        *,
+        rows: Sequence[int] | None = None,
     ) -> Recommendations:
         """Returns the ``k`` best items after each history, all as item indices.
 
@@ -141,12 +146,18 @@ class TrainedRun:
             exclude: For each user items that must not appear.
             allow: For each user the only items that may appear; None allows the whole catalogue.
             where: For each user a condition on the catalogue's columns that every item must fulfil, or several.
+            rows: For each user the number that the draws of a thought are made from, if the model thinks: a place in
+                all of a table, say. The place in this call where None.
 
         Raises:
             DataError: if an item index is not in the catalogue or ``k`` is less than 1.
             ConfigError: if a condition cannot be understood, or goes with no column or its type.
         """
-        return self._ask(histories, k, exclude, allow, where)[0]
+        return self._ask(histories, k, exclude, allow, where, rows)[0]
+
+    def at(self, moment: datetime) -> "TrainedRun":
+        """Returns the same run for which it is always ``moment`` (with a zone): ``within`` counts back from it."""
+        return replace(self, recommender=self.recommender.at(moment))
 
     def after_thinking(self, config: ThinkConfig | None = None) -> "TrainedRun":
         """Returns the same run with the model thinking before each answer, which then holds the thought.
@@ -176,12 +187,13 @@ class TrainedRun:
         exclude: Histories | None,
         allow: Histories | None,
         where: Sequence[Where | None] | None,
+        rows: Sequence[int] | None = None,
     ) -> tuple[Recommendations, Thoughts | None]:
         if exclude is not None and len(exclude) != len(histories):
             raise DataError(f"exclude has {len(exclude)} lists for {len(histories)} histories")
         if not self.dataset.keeps_repeats:
             exclude = [[*items, *past] for items, past in zip(exclude or [()] * len(histories), histories, strict=True)]
-        return self.recommender.recommend_with_thoughts(histories, k, exclude, allow, where=where)
+        return self.recommender.recommend_with_thoughts(histories, k, exclude, allow, where=where, rows=rows)
 
     def probabilities(self, lists: Recommendations) -> Float[np.ndarray, "B k"]:
         """Returns each listed item's probability, calibrated where the run is, and 0 where a list has ended."""
@@ -263,9 +275,12 @@ def load_trained(
     )
     renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
     made_of = {"num_beams": num_beams, "normalize": normalize, "catalog": catalog.version, **_hashes(run)}
-    made_of["dtype"] = precision
+    made_of["dtype"] = dtype
     lists = {"quota": None if quota is None else asdict(quota), "mmr": None if mmr is None else mmr.identity}
-    trained = TrainedRun(dataset, catalog, renderer, recommender, {**made_of, **lists}, max_history=max_history)
+    identity = {**made_of, **lists}
+    trained = TrainedRun(
+        dataset, catalog, renderer, recommender, identity, max_history=max_history, precision=precision
+    )
     return _with_calibration(trained, run.path(_CALIBRATION)) if calibrated else trained
 
 

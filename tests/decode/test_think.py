@@ -123,6 +123,17 @@ def test_rows_stop_at_their_own_time_and_batches_do_not_matter(policy, trie) -> 
     assert other.lists() != thoughts.lists()
 
 
+def test_a_prompt_that_keeps_its_number_keeps_its_thought(policy, trie) -> None:
+    frame = ThoughtTokens(stop_ids=(words(policy)[0],), then_ids=())
+    config = ThinkConfig(max_new_tokens=20, temperature=4.0, top_p=1.0)
+    together, _ = think_then_recommend(policy, PROMPTS, trie, 2, frame, config)
+    for rows in ([2, 0], [3]):
+        part, _ = think_then_recommend(policy, [PROMPTS[row] for row in rows], trie, 2, frame, config, rows=rows)
+        assert part.lists() == [together.lists()[row] for row in rows]
+    with pytest.raises(DataError, match="rows has 1 numbers for 4 prompts"):
+        think_then_recommend(policy, PROMPTS, trie, 2, frame, config, rows=[0])
+
+
 @pytest.mark.parametrize("max_new_tokens", [0, 3])
 def test_a_thought_that_is_over_at_once_is_empty(policy, trie, max_new_tokens) -> None:
     """Every word but the stop is forbidden; with no budget at all the stop is appended, and the list is the same."""

@@ -15,6 +15,7 @@ from itemic.inference import TrainedRun
 from itemic.language import Renderer, Spelling
 from itemic.model import DecoderConfig, SidModel, make_decoder
 from itemic.sid import Catalog
+from itemic.user_table import recommend_table
 
 CODES = np.array([[0, 1], [0, 2], [1, 1], [2, 0], [2, 3], [3, 3]])
 SPELLING = Spelling.of("wrapped", (4, 4))
@@ -78,3 +79,20 @@ def test_a_model_without_words_is_refused(trained) -> None:
     wordless.renderer.mode = "sid-only"
     with pytest.raises(ConfigError, match="a thought needs words"):
         wordless.after_thinking()
+
+
+def test_a_table_of_thoughts_is_the_same_whatever_the_batches_and_chunks(trained, tmp_path) -> None:
+    users = pl.DataFrame({"user_id": range(11), "history": [[f"i{row}" for row in range(n % 4)] for n in range(11)]})
+    users.write_parquet(tmp_path / "users.parquet")
+    tables = []
+    for batch_size, chunk_rows in ((16, 20), (1, 20), (16, 3)):
+        thinking = trained.after_thinking(ThinkConfig(max_new_tokens=6, temperature=3.0, seed=1))
+        thinking.recommender._batch_size = batch_size
+        target = tmp_path / f"{batch_size}-{chunk_rows}.parquet"
+        recommend_table(thinking, tmp_path / "users.parquet", target, k=3, chunk_rows=chunk_rows)
+        tables.append(pl.read_parquet(target))
+    for table in tables[1:]:
+        np.testing.assert_allclose(table["score"], tables[0]["score"], rtol=0, atol=1e-4)
+        assert table["item_id"].to_list() == tables[0]["item_id"].to_list()
+    alike = tables[0].filter(pl.col("user_id") % 4 == 0).group_by("user_id", maintain_order=True).agg("score")
+    assert alike["score"].list.first().n_unique() > 1, "users with the same history draw differently"

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 import itemic
 from itemic.cli.main import main
 from itemic.core.errors import ConfigError, DataError
+from itemic.decode.conditions import ItemSelector
 from itemic.user_table import source
 
 FOUR = {
@@ -181,28 +184,75 @@ def test_a_stopped_table_goes_on_and_is_the_same_file(
     assert target.read_bytes() == whole.read_bytes()
 
 
-def test_a_changed_table_or_setting_starts_over(
+def test_what_is_done_of_another_table_or_setting_is_kept_unless_told(
     trained: itemic.TrainedRun,
     write_users: Callable[..., Path],
     tmp_path: Path,
     stop_after: Callable[[int], None],
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
     users, target = write_users(**FOUR), tmp_path / "recs.parquet"
 
-    def stop() -> None:
-        stop_after(2)
-        with pytest.raises(StoppedError):
-            itemic.recommend_table(trained, users, target, k=2, chunk_rows=1)
-        stop_after(10**6)
+    def recommend(run: itemic.TrainedRun = trained, **settings: Any) -> itemic.TableSummary:
+        return itemic.recommend_table(run, users, target, **{"k": 2, "chunk_rows": 1, **settings})
 
-    stop()
-    assert itemic.recommend_table(trained, users, target, k=3, chunk_rows=1).num_resumed_users == 0
-    assert "k was 2, is 3" in caplog.text
-    stop()
+    stop_after(2)
+    with pytest.raises(StoppedError):
+        recommend(where=pl.col("item_id").is_in([f"i{item}" for item in range(20)]))
+    stop_after(10**6)
+    another = pl.col("item_id").is_in([f"i{item}" for item in (0, 1, *range(100, 117), 19)])
+    for message, change in (
+        ("2 users are done, but begun otherwise: k was 2, is 3; where .*--restart", {"k": 3}),
+        ("where was", {"where": another}),
+        ("dtype was float32, is bfloat16", {"run": replace(trained, precision="bfloat16")}),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            recommend(**change)
     write_users(**{**FOUR, "user_id": ["d", "e", "f", "g"]})
-    assert itemic.recommend_table(trained, users, target, k=2, chunk_rows=1).num_resumed_users == 0
+    with pytest.raises(ConfigError, match="users_file was"):
+        recommend()
+    assert recommend(restart=True).num_resumed_users == 0
     assert pl.read_parquet(target)["user_id"][0] == "d"
+
+
+def test_a_table_that_goes_on_later_counts_back_from_its_beginning(
+    trained: itemic.TrainedRun, tmp_path: Path, stop_after: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Items were released an hour apart; between the two starts eight hours go by."""
+    day = datetime(2024, 1, 2)
+    items = trained.dataset.items.with_columns(released=pl.Series([day - timedelta(hours=h) for h in range(20)]))
+    run = replace(trained, dataset=replace(trained.dataset, items=items))
+    selector = ItemSelector(items, trained.recommender._trie)
+    monkeypatch.setattr(trained.recommender, "_selector", selector)
+    hour = [0]
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return (day + timedelta(hours=hour[0])).replace(tzinfo=tz)
+
+    monkeypatch.setattr("itemic.user_table.recommend.datetime", Clock)
+
+    def recommend(name: str) -> itemic.TableSummary:
+        where = "released within 10 hours"
+        return itemic.recommend_table(run, "all", tmp_path / name, k=20, where=where, chunk_rows=30)
+
+    stop_after(10**6)
+    recommend("whole.parquet")
+    stop_after(2)
+    with pytest.raises(StoppedError):
+        recommend("recs.parquet")
+    hour[0] = 8
+    stop_after(10**6)
+    assert recommend("recs.parquet").num_resumed_users == 60
+    assert (tmp_path / "recs.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    recommend("later.parquet")
+    assert pl.read_parquet(tmp_path / "later.parquet")["item_id"].n_unique() == 3
+
+
+def test_the_format_asked_for_and_the_one_taken_are_two_things(shop_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("itemic.model.precision._is_faster_in_bfloat16", lambda network: False)
+    asked = itemic.load_trained(shop_run, dtype="bfloat16")
+    assert (asked.identity["dtype"], asked.precision) == ("bfloat16", "float32")
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from itemic.user_table import grouping
 from itemic.user_table.grouping import group_log, grouped_users, in_chunks
 
 Log = list[tuple[str, int | None, int]]
@@ -51,6 +53,36 @@ def test_ranges_are_even_though_most_users_come_early(tmp_path: Path) -> None:
     sizes = [sum(map(len, pl.read_parquet(each)["history"])) for each in (tmp_path / "users").iterdir()]
     assert len(sizes) == 11
     assert max(sizes) < 3 * len(log) / 11
+
+
+def test_there_is_a_file_a_range_whatever_the_pieces_and_never_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file a piece and bucket a log of a thousand million rows would make millions."""
+    made: list[Path] = []
+    true_writer = grouping.pq.ParquetWriter
+
+    def count(path: Path, schema: Any) -> Any:
+        made.append(path)
+        return true_writer(path, schema)
+
+    monkeypatch.setattr(grouping.pq, "ParquetWriter", count)
+    monkeypatch.setattr(grouping, "_MOST_BUCKETS", 7)
+    log: Log = [(f"u{row % 50}", row % 10, row) for row in range(400)]
+    group_log(pieces(log, 3), len(log), tmp_path / "users", 10)
+    assert len(made) == len(set(made)) <= 2 * 7
+    found = pl.concat(grouped_users(tmp_path / "users", 9))
+    assert found["user_id"].to_list() == [f"u{user}" for user in range(50)]
+
+
+def test_a_bucket_without_users_does_not_put_all_into_one_range(tmp_path: Path) -> None:
+    num_buckets = 1 + 40 // 4
+    empty_first = [user for user in (f"u{n}" for n in range(400)) if pl.Series([user]).hash(0)[0] % num_buckets > 0]
+    log: Log = [(user, 0, row) for row, user in enumerate(empty_first[:40])]
+    group_log(pieces(log, 7), len(log), tmp_path / "users", 4)
+    sizes = [len(pl.read_parquet(each)) for each in (tmp_path / "users").iterdir()]
+    assert max(sizes) < 40
+    assert sum(sizes) == 40
 
 
 def test_a_grouped_log_is_not_grouped_again(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ _SETTINGS = {
     "exclude_seen": "--exclude-seen",
     "unknown_items": "--unknown-items",
     "chunk_rows": "--chunk-rows",
+    "restart": "--restart",
 }
 _FOR_ONE_HISTORY = {"history": "--history", "exclude": "--exclude", "allow": "--allow"}
 
@@ -53,6 +54,9 @@ def add_table_flags(parser: argparse.ArgumentParser) -> None:
         help="ids that no item has: stop (default), or leave them out and count them",
     )
     table.add_argument("--chunk-rows", type=int, default=none, help="users between two saves (default 1024)")
+    table.add_argument(
+        "--restart", action="store_true", default=none, help="throw away what an earlier run has finished of the table"
+    )
 
 
 def table_settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,7 @@ class LanguageModelRecommender:
         allow: Histories | None = None,
         *,
         where: Sequence[Where | None] | None = None,
+        rows: Sequence[int] | None = None,
     ) -> Recommendations:
         """Returns the ``k`` best items for each history; see ``core.ranking.Recommender``.
 
@@ -125,13 +127,15 @@ class LanguageModelRecommender:
             allow: For each history the only items that may appear.
             where: For each history a condition on the catalogue's columns or several, ``"stock > 0"`` say, that every
                 item must fulfil; None for a history without one. Those that share a condition share the work.
+            rows: For each history the number that the draws of its thought are made from, its place in a longer table
+                say; its place in this call where None. Without thoughts nothing is drawn.
 
         Raises:
             DataError: if an item index is not in the catalog, ``k`` is less than 1, or there is not one condition a
                 history.
             ConfigError: if a condition cannot be understood, or goes with no column or its type.
         """
-        return self.recommend_with_thoughts(histories, k, exclude, allow, where=where)[0]
+        return self.recommend_with_thoughts(histories, k, exclude, allow, where=where, rows=rows)[0]
 
     def recommend_with_thoughts(
         self,
@@ -141,13 +145,14 @@ class LanguageModelRecommender:
         allow: Histories | None = None,
         *,
         where: Sequence[Where | None] | None = None,
+        rows: Sequence[int] | None = None,
     ) -> tuple[Recommendations, Thoughts | None]:
         """Returns what ``recommend`` does and the thought before each list; None where the model does not think."""
         if k < 1:
             raise DataError(f"k must be at least 1, found {k}")
         check_histories(histories, self._num_items)
         allowed = self._filter(len(histories), exclude, allow, where)
-        thoughts, beams = self._search([self._prompt(history) for history in histories], k, allowed)
+        thoughts, beams = self._search([self._prompt(history) for history in histories], k, allowed, rows)
         if self._mmr is None:
             return list_items(self._trie, beams, k, allowed, self._quota), thoughts
         reached = list_items(self._trie, beams, max(k, self._num_beams), allowed, self._quota)
@@ -169,15 +174,24 @@ class LanguageModelRecommender:
         thinking._thinking = (frame, config or ThinkConfig())
         return thinking
 
+    def at(self, moment: datetime) -> "LanguageModelRecommender":
+        """Returns a recommender for which it is always ``moment`` (with a zone): conditions count back from it."""
+        frozen = copy.copy(self)
+        frozen._selector = None if self._selector is None else self._selector.at(moment)
+        return frozen
+
     def _search(
-        self, prompts: Sequence[Sequence[int]], k: int, allowed: ItemFilter | None
+        self,
+        prompts: Sequence[Sequence[int]],
+        k: int,
+        allowed: ItemFilter | None,
+        rows: Sequence[int] | None,
     ) -> tuple[Thoughts | None, BeamResult]:
         asked = (self._model, prompts, self._trie, max(k, self._num_beams))
         size, memory, quota = self._batch_size, self._memory, self._quota
         if self._thinking is not None:
-            return think_then_recommend(
-                *asked, *self._thinking, self._normalize, allowed, batch_size=size, memory=memory, quota=quota
-            )
+            thinking = (*self._thinking, self._normalize, allowed)
+            return think_then_recommend(*asked, *thinking, batch_size=size, memory=memory, quota=quota, rows=rows)
         return None, constrained_beam_search(
             *asked, self._normalize, allowed, batch_size=size, memory=memory, quota=quota
         )

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from itemic.core.errors import ConfigError
+from itemic.core.errors import ConfigError, DataError
 from itemic.decode.beam import BeamResult, no_beams, search_prompts
 from itemic.decode.diversity import PrefixQuota
 from itemic.decode.filters import ItemFilter
@@ -40,7 +40,8 @@ class ThinkConfig:
     allows_sids: bool = False
     """Whether a thought may hold the tokens of semantic IDs. Nothing constrains them there: they may name no item."""
     seed: int = 0
-    """Decides the draws, together with the row of the prompt and the place in the thought: not with the batch."""
+    """Decides the draws, together with the prompt's row (or given number) and the place in the thought: not with the
+    batch."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 0:
@@ -81,6 +82,7 @@ def think_then_recommend(
     batch_size: int = 16,
     memory: PrefixMemory | None = None,
     quota: PrefixQuota | None = None,
+    rows: Sequence[int] | None = None,
 ) -> tuple[Thoughts, BeamResult]:
     """Returns a thought for each prompt and the leaves of the search that goes on after it.
 
@@ -100,6 +102,8 @@ def think_then_recommend(
         memory: What prompts begin with, kept from earlier calls of this model with these weights; None shares within
             this call only.
         quota: At most so many items under one prefix, as in ``constrained_beam_search``.
+        rows: For each prompt the number that its draws are made from; its place where None. A prompt that keeps its
+            number is thought about alike in whatever call it comes.
 
     Raises:
         ConfigError: if the width, batch size or normalisation does not exist, or the stop could never be written.
@@ -110,11 +114,14 @@ def think_then_recommend(
     check_numbers(num_beams=num_beams, batch_size=batch_size)
     check_prompts(prompts)
     check_filter(allowed, trie, len(prompts))
+    if rows is not None and len(rows) != len(prompts):
+        raise DataError(f"rows has {len(rows)} numbers for {len(prompts)} prompts")
+    number = torch.arange(len(prompts)) if rows is None else torch.tensor(rows, dtype=torch.long)
     config = config or ThinkConfig()
     walker = TreeWalker(policy, trie, normalize, memory)
 
     def run(rows: Int[Tensor, "b"], batch: PromptBatch) -> tuple[Tensor, ...]:
-        thoughts, batch = think(policy, batch, frame, config, rows)
+        thoughts, batch = think(policy, batch, frame, config, number.to(rows.device)[rows])
         missing = (0, config.max_new_tokens - thoughts.tokens.shape[1])
         tokens = torch.nn.functional.pad(thoughts.tokens, missing, value=-1)
         chosen = None if allowed is None else allowed.select(rows)

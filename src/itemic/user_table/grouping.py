@@ -2,15 +2,18 @@
 
 The first round puts each user's rows into one of P buckets by the hash of the user, so that a bucket fits in memory
 and can be grouped; the second puts the users into ranges by the row that first names them, so that they come out in
-the log's order. Knows item rows and no file format but its own.
+the log's order. There is one file a bucket and one a range, and never more of them than a process may have open.
+Knows item rows and no file format but its own.
 """
 
+import contextlib
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from itemic.core.files import atomic_folder
@@ -18,6 +21,8 @@ from itemic.core.files import atomic_folder
 __all__ = ["group_log", "grouped_users", "in_chunks"]
 
 _ROWS_PER_BUCKET = 1 << 21
+_MOST_BUCKETS = 192
+"""Files open at a time; macOS lets a process have 256. Beyond 400 million rows buckets grow instead."""
 
 
 def group_log(
@@ -30,20 +35,18 @@ def group_log(
             user still counts) and ``time``.
         num_rows: Rows of the log, roughly.
         folder: Where to write; it is there only when all users are in it.
-        rows_per_bucket: Rows in memory at a time, roughly.
+        rows_per_bucket: Rows in memory at a time, roughly, while there are fewer than 192 buckets.
     """
     if folder.is_dir():
         return
-    num_buckets = 1 + num_rows // rows_per_bucket
+    num_buckets = min(1 + num_rows // rows_per_bucket, _MOST_BUCKETS)
     with atomic_folder(folder) as temporary:
-        _split_by_user(interactions, num_buckets, temporary / "by_user")
-        bounds = None
-        for bucket in range(num_buckets):
-            users = _group(temporary / "by_user" / str(bucket))
-            if bounds is None:
-                bounds = _even_bounds(users, num_buckets)
-            _split_by_first_row(users, bounds, temporary, bucket)
-        shutil.rmtree(temporary / "by_user")
+        by_user = temporary / "by_user"
+        by_user.mkdir()
+        _split_by_user(in_chunks(interactions, rows_per_bucket), num_buckets, by_user)
+        buckets = (_group(pl.read_parquet(file)) for file in sorted(by_user.iterdir()))
+        _split_by_first_row(buckets, num_buckets, temporary)
+        shutil.rmtree(by_user)
 
 
 def grouped_users(folder: Path, chunk_rows: int) -> Iterator[pl.DataFrame]:
@@ -56,8 +59,7 @@ def grouped_users(folder: Path, chunk_rows: int) -> Iterator[pl.DataFrame]:
     Returns:
         ``user_id``, ``history`` (item rows by time, then by row) and ``num_unknown`` (items left out).
     """
-    ranges = sorted((each for each in folder.iterdir()), key=lambda each: int(each.name))
-    ordered = (pl.read_parquet(sorted(each.iterdir())).sort("first_row") for each in ranges)
+    ordered = (pl.read_parquet(each).sort("first_row") for each in sorted(folder.iterdir()))
     return in_chunks((users.drop("first_row") for users in ordered), chunk_rows)
 
 
@@ -73,29 +75,41 @@ def in_chunks(frames: Iterable[pl.DataFrame], num_rows: int) -> Iterator[pl.Data
         yield rest
 
 
+class _Files:
+    """A Parquet file a number, each open from its first rows until all are closed."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self._folder = folder
+        self._stack = stack
+        self._writers: dict[int, pq.ParquetWriter] = {}
+
+    def write(self, rows: pl.DataFrame, number_of_row: pl.Series) -> None:
+        """Adds each row to the file of its number."""
+        numbered = rows.with_columns(number_of_row.alias("number"))
+        for (number,), part in numbered.partition_by("number", as_dict=True, include_key=False).items():
+            table = part.to_arrow()
+            if number not in self._writers:
+                path = self._folder / f"{number:06d}.parquet"
+                self._writers[number] = self._stack.enter_context(pq.ParquetWriter(path, table.schema))
+            self._writers[number].write_table(table)
+
+
 def _split_by_user(interactions: Iterable[pl.DataFrame], num_buckets: int, folder: Path) -> None:
-    """Writes each piece's rows into the folders of their users' buckets."""
-    for bucket in range(num_buckets):
-        (folder / str(bucket)).mkdir(parents=True)
-    for number, piece in enumerate(interactions):
-        bucket_of_row = piece["user_id"].hash(0) % num_buckets
-        for (bucket,), rows in (
-            piece.with_columns(bucket_of_row.alias("bucket"))
-            .partition_by("bucket", as_dict=True, include_key=False)
-            .items()
-        ):
-            rows.write_parquet(folder / str(bucket) / f"{number:06d}.parquet")
+    """Writes the rows into the files of their users' buckets; a bucket without a user has none.
+
+    Few large frames are better than many small ones: each adds a group of rows to every file.
+    """
+    with contextlib.ExitStack() as stack:
+        files = _Files(folder, stack)
+        for rows in interactions:
+            files.write(rows, rows["user_id"].hash(0) % num_buckets)
 
 
-def _group(bucket: Path) -> pl.DataFrame | None:
-    """Returns the users of a bucket by the row that first names them; None where it has none."""
-    files = sorted(bucket.iterdir())
-    if not files:
-        return None
+def _group(bucket: pl.DataFrame) -> pl.DataFrame:
+    """Returns the users of a bucket by the row that first names them."""
     item = pl.col("item_index")
     return (
-        pl.read_parquet(files)
-        .sort("time", "row")
+        bucket.sort("time", "row")
         .group_by("user_id")
         .agg(
             pl.col("row").min().alias("first_row"),
@@ -106,29 +120,24 @@ def _group(bucket: Path) -> pl.DataFrame | None:
     )
 
 
-def _even_bounds(users: pl.DataFrame | None, num_ranges: int) -> Int[np.ndarray, "_"]:
+def _even_bounds(users: pl.DataFrame, num_ranges: int) -> Int[np.ndarray, "_"]:
     """Returns the first rows at which ranges of about equal numbers of interactions end.
 
     The users of one bucket tell: a hash draws them at random. Ranges of equal numbers of *rows* would not do, since
     most users of a log may be named in its first tenth.
     """
-    if users is None:
-        return np.empty(0, dtype=np.int64)
     done = users["history"].list.len().to_numpy().cumsum() + np.arange(users.height)
     place = np.searchsorted(done, done[-1] * np.arange(1, num_ranges) / num_ranges)
     bounds: np.ndarray = users["first_row"].to_numpy()[place].astype(np.int64)
     return bounds
 
 
-def _split_by_first_row(users: pl.DataFrame | None, bounds: Int[np.ndarray, "_"], folder: Path, bucket: int) -> None:
-    """Writes a bucket's users into the folders of their ranges."""
-    if users is None:
-        return
-    range_of_user = np.searchsorted(bounds, users["first_row"].to_numpy(), side="left")
-    for (number,), rows in (
-        users.with_columns(pl.Series("range", range_of_user))
-        .partition_by("range", as_dict=True, include_key=False)
-        .items()
-    ):
-        (folder / str(number)).mkdir(exist_ok=True)
-        rows.write_parquet(folder / str(number) / f"{bucket:06d}.parquet")
+def _split_by_first_row(buckets: Iterable[pl.DataFrame], num_ranges: int, folder: Path) -> None:
+    """Writes the buckets' users into the files of their ranges."""
+    bounds = None
+    with contextlib.ExitStack() as stack:
+        files = _Files(folder, stack)
+        for users in buckets:
+            if bounds is None:
+                bounds = _even_bounds(users, num_ranges)
+            files.write(users, pl.Series(np.searchsorted(bounds, users["first_row"].to_numpy(), side="left")))

@@ -16,7 +16,7 @@ import itemic
 from itemic.core.errors import ConfigError
 from itemic.core.progress import progress_bar
 from itemic.core.ranking import Recommendations
-from itemic.decode.conditions import Condition, Where, item_mask
+from itemic.decode.conditions import Condition, Where, condition_key
 from itemic.inference import TrainedRun
 from itemic.user_table.answers import AnswerTable, Layout
 from itemic.user_table.lookup import ItemRows
@@ -64,14 +64,16 @@ def recommend_table(
     where: Where = (),
     unknown_items: UnknownItems = "error",
     chunk_rows: int = 1024,
+    restart: bool = False,
 ) -> TableSummary:
     """Writes the best items for every user of a table into a Parquet file and returns what was counted.
 
     The file has ``user_id`` (as in the source), ``rank``, ``item_id``, ``title``, ``score`` (log-probability of the
     item's semantic ID given the history) and ``probability``. It appears when all users are done. Until then finished
     chunks lie in ``.<target>.parts`` beside it: the same call after a kill goes on with the first unfinished chunk
-    and gives the same file; a call with another source, model or setting starts over. Memory follows ``chunk_rows``
-    and ``k``, not the number of users.
+    and gives the same file, ``within`` counting back from the moment that the table was begun at. A call with another
+    source, model or setting is refused while chunks are done. Memory follows ``chunk_rows`` and ``k``, not the number
+    of users.
 
     Args:
         trained: The run.
@@ -89,19 +91,23 @@ def recommend_table(
         unknown_items: ``error``, or ``drop`` to leave out ids that no item has, and count them.
         chunk_rows: Users in a chunk, which is what a kill can lose. Users with histories of like length are put
             together within one.
+        restart: Whether to throw away what an earlier call has finished of this target, and begin anew.
 
     Raises:
         DataError: if the source cannot be used; the message names file, row, user and item.
-        ConfigError: if a setting cannot be honoured.
+        ConfigError: if a setting cannot be honoured, finished chunks were made otherwise, or another process is writing
+            the target.
     """
     started = time.perf_counter()
     settings: dict[str, Any] = {"k": k, "layout": layout, "titles": titles, "exclude_seen": exclude_seen}
     conditions = [where] if isinstance(where, str | pl.Expr) else list(where)
-    settings |= {"where": list(map(str, conditions)), "unknown_items": unknown_items, "chunk_rows": chunk_rows}
+    settings |= {"where": list(map(condition_key, conditions)), "unknown_items": unknown_items}
+    settings["chunk_rows"] = chunk_rows
     _check(source, Path(target), settings)
     items = trained.dataset.items
     # A condition that cannot be understood shows before the table is read, not after.
-    item_mask(items, conditions, datetime.now(UTC).replace(tzinfo=None))
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    trained.at(now).recommender.check_where(conditions)
     catalogue = Catalogue(items=ItemRows(items["item_id"]), active=trained.catalog.active, unknown_items=unknown_items)
     users = open_users(source, trained.dataset, catalogue)
     answers = AnswerTable(
@@ -112,10 +118,15 @@ def recommend_table(
         probabilities=trained.probabilities,
     )
     parts = PartFolder(Path(target))
-    parts.open({"itemic": itemic.__version__, **trained.identity, **users.identity(), **settings})
-    job = _Job(trained, users, parts, answers, k, exclude_seen, conditions, chunk_rows)
-    num_parts, num_resumed, counted = job.fill(job.num_users())
-    parts.assemble(num_parts, answers.schema)
+    identity = {"itemic": itemic.__version__, **trained.identity, **users.identity(), **settings}
+    # What a table is made of is the format that the layers took, not the one asked for: a probe may have decided.
+    identity["dtype"] = trained.precision
+    with parts.hold():
+        begun = parts.open(identity, {"now": now.isoformat()}, restart=restart)
+        asked = trained.at(datetime.fromisoformat(begun["now"])) if conditions else trained
+        job = _Job(asked, users, parts, answers, k, exclude_seen, conditions, chunk_rows)
+        num_parts, num_resumed, counted = job.fill(job.num_users())
+        parts.assemble(num_parts, answers.schema)
     wall_time_s = round(time.perf_counter() - started, 3)
     return TableSummary(target=str(target), num_resumed_users=num_resumed, wall_time_s=wall_time_s, **counted)
 
@@ -162,7 +173,7 @@ class _Job:
         return self.users.requests(self.chunk_rows, self.parts.source_folder())
 
     def _make_part(self, number: int, requests: Requests, report: Callable[[int], None]) -> dict[str, int]:
-        lists = self._recommend(requests, report)
+        lists = self._recommend(number * self.chunk_rows, requests, report)
         num_items = (lists.item_index >= 0).sum(axis=1)
         figures = {
             "num_users": len(requests),
@@ -174,8 +185,14 @@ class _Job:
         self.parts.write(number, self.answers.make(requests.user_id, lists), figures)
         return figures
 
-    def _recommend(self, requests: Requests, report: Callable[[int], None]) -> Recommendations:
-        """Returns the lists of one chunk: users with like histories in one call, with and without allow lists apart."""
+    def _recommend(self, first: int, requests: Requests, report: Callable[[int], None]) -> Recommendations:
+        """Returns the lists of one chunk: users with like histories in one call, with and without allow lists apart.
+
+        Args:
+            first: Number of the chunk's first user in the table.
+            requests: The chunk.
+            report: Takes the number of users that were finished.
+        """
         item_index = np.full((len(requests), self.k), -1, dtype=np.int64)
         score = np.full((len(requests), self.k), -np.inf)
         num_tied_beyond = np.zeros(len(requests), dtype=np.int64)
@@ -183,22 +200,24 @@ class _Job:
         num_plain = len(requests) - int(requests.has_allow.sum())
         for group in (order[:num_plain], order[num_plain:]):
             for users in _in_calls(group, _BATCHES_PER_CALL * self.trained.recommender.batch_size):
-                lists = self._ask(requests, users)
+                lists = self._ask(first, requests, users)
                 item_index[users], score[users] = lists.item_index, lists.score
                 num_tied_beyond[users] = lists.num_tied_beyond
                 report(len(users))
         return Recommendations(item_index=item_index, score=score, num_tied_beyond=num_tied_beyond)
 
-    def _ask(self, requests: Requests, users: Int[np.ndarray, "b"]) -> Recommendations:
+    def _ask(self, first: int, requests: Requests, users: Int[np.ndarray, "b"]) -> Recommendations:
         histories = requests.history.select(users)
         exclude = requests.exclude.select(users)
         allow = requests.allow.select(users) if requests.has_allow[users[0]] else None
         where = [self.where] * len(users) if self.where else None
+        # Thoughts are drawn by the user's number in the table: neither calls nor batches change them.
+        rows = (first + users).tolist()
         if self.exclude_seen is None:
-            return self.trained.recommend_many(histories, self.k, exclude, allow, where)
+            return self.trained.recommend_many(histories, self.k, exclude, allow, where, rows=rows)
         if self.exclude_seen:
             exclude = [[*items, *past] for items, past in zip(exclude, histories, strict=True)]
-        return self.trained.recommender.recommend(histories, self.k, exclude, allow, where=where)
+        return self.trained.recommender.recommend(histories, self.k, exclude, allow, where=where, rows=rows)
 
 
 def _with_rate(advance: Callable[[int, str], None]) -> Callable[[int], None]:

@@ -4,6 +4,6 @@
 """
 
 from itemic.decode.conditions.parse import parse_condition
-from itemic.decode.conditions.select import Condition, ItemSelector, Where, item_mask
+from itemic.decode.conditions.select import Condition, ItemSelector, Where, condition_key, item_mask
 
-__all__ = ["Condition", "ItemSelector", "Where", "item_mask", "parse_condition"]
+__all__ = ["Condition", "ItemSelector", "Where", "condition_key", "item_mask", "parse_condition"]

@@ -1,5 +1,8 @@
 """From conditions on catalogue columns to sets of items, each kept under its text. Knows no request."""
 
+import copy
+import hashlib
+import logging
 import re
 import threading
 from collections import OrderedDict
@@ -16,7 +19,9 @@ from itemic.decode.conditions.parse import parse_condition
 from itemic.decode.item_sets import ItemSet
 from itemic.decode.trie import Trie
 
-__all__ = ["Condition", "ItemSelector", "Where", "item_mask"]
+__all__ = ["Condition", "ItemSelector", "Where", "condition_key", "item_mask"]
+
+log = logging.getLogger("itemic")
 
 Condition = str | pl.Expr
 """What an item must fulfil: text as ``parse_condition`` reads it, or a polars expression that is true or false."""
@@ -31,6 +36,8 @@ _RELATIVE = re.compile(r"\bwithin\b", re.IGNORECASE)
 def item_mask(items: pl.DataFrame, where: Where, now: datetime) -> Bool[np.ndarray, "N"]:
     """Returns for each item whether the conditions hold; where one needs a value that is missing it does not.
 
+    Warns where that is no item.
+
     Args:
         items: The catalogue, row i is item_index i.
         where: The conditions.
@@ -38,12 +45,17 @@ def item_mask(items: pl.DataFrame, where: Where, now: datetime) -> Bool[np.ndarr
 
     Raises:
         ConfigError: if a text is no condition, or a column is not there or has another type.
-        DataError: if a text column holds what cannot be read as the number or date that it is compared with.
+        DataError: if most of a text column cannot be read as the number or date that it is compared with.
     """
     mask = np.ones(items.height, dtype=bool)
     for condition in _conditions(where):
         expression = parse_condition(condition, items, now) if isinstance(condition, str) else condition
-        mask &= _evaluate(items, expression)
+        holds = _evaluate(items, expression)
+        if not holds.any():
+            log.warning("condition %s holds for no item", repr(condition) if isinstance(condition, str) else condition)
+        elif mask.any() and not (mask & holds).any():
+            log.warning("condition %s holds for no item for which those before it hold", condition)
+        mask &= holds
     return mask
 
 
@@ -69,6 +81,16 @@ class ItemSelector:
         self._kept: OrderedDict[Hashable, ItemSet] = OrderedDict()
         self._lock = threading.Lock()
 
+    def at(self, moment: datetime) -> "ItemSelector":
+        """Returns a selector of the same items whose clock stands still; both keep their sets in one place.
+
+        Args:
+            moment: From which ``within`` counts back, with a zone.
+        """
+        frozen = copy.copy(self)
+        frozen._clock = lambda: moment
+        return frozen
+
     def select(self, where: Where) -> ItemSet | None:
         """Returns the items for which the conditions hold; None where there is no condition.
 
@@ -83,7 +105,7 @@ class ItemSelector:
             return None
         now = self._clock().astimezone(UTC).replace(second=0, microsecond=0, tzinfo=None)
         is_relative = any(isinstance(one, str) and _RELATIVE.search(one) for one in conditions)
-        key = (now if is_relative else None, *map(_key, conditions))
+        key = (now if is_relative else None, *map(condition_key, conditions))
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = ItemSet.from_mask(self._trie, item_mask(self._items, conditions, now))
@@ -97,8 +119,14 @@ def _conditions(where: Where) -> tuple[Condition, ...]:
     return (where,) if isinstance(where, (str, pl.Expr)) else tuple(where)
 
 
-def _key(condition: Condition) -> str | bytes:
-    return condition if isinstance(condition, str) else condition.meta.serialize()
+def condition_key(condition: Condition) -> str:
+    """Returns a text that no other condition has: the condition itself, or an expression with a hash of all of it.
+
+    An expression alone will not do: polars leaves out the middle of a long list when it writes one.
+    """
+    if isinstance(condition, str):
+        return condition
+    return f"{condition} [{hashlib.sha256(condition.meta.serialize()).hexdigest()}]"
 
 
 def _evaluate(items: pl.DataFrame, expression: pl.Expr) -> Bool[np.ndarray, "N"]:
