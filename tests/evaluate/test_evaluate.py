@@ -106,7 +106,7 @@ def test_lists_with_nothing_allowed_on_top_have_no_gini_and_no_novelty_there(dat
 def test_the_files_say_what_was_returned(dataset, fixed_scores, tmp_path):
     best, worst = fixed_scores([6, 5, 4, 3, 2, 1], "Best one"), fixed_scores([1, 2, 3, 4, 5, 6], "Worst")
     config = EvaluateConfig(cutoffs=(1, 5), num_bootstrap=50)
-    figures = evaluate_all([best, worst], dataset, config, tmp_path, 3, fit_s={"Worst": 1.5})
+    figures = evaluate_all([best, worst], dataset, config, tmp_path, 3, fit_s={"Worst": 1.5}, dtypes={"Worst": "int8"})
     assert json.loads((tmp_path / "metrics.json").read_text()) == figures
     assert figures["protocol"] == {
         "split": "test",
@@ -121,6 +121,7 @@ def test_the_files_say_what_was_returned(dataset, fixed_scores, tmp_path):
         "seed": 3,
     }
     assert [figures["recommenders"][name]["fit_s"] for name in ("Best one", "Worst")] == [None, 1.5]
+    assert [figures["recommenders"][name]["dtype"] for name in ("Best one", "Worst")] == [None, "int8"]
     assert all(entry["users_per_s"] > 0 for entry in figures["recommenders"].values())
     rows = pl.read_parquet(tmp_path / "rankings" / "best-one.parquet").rows(named=True)
     assert rows[2] == {

@@ -68,11 +68,12 @@ def evaluate_all(
     seed: int,
     *,
     fit_s: Mapping[str, float] | None = None,
+    dtypes: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Evaluates the recommenders on the same examples, writes the figures, and returns them.
 
-    ``metrics.json`` has the protocol, each recommender's metrics, breakdown and speed, and the paired comparisons of
-    the first recommender with every other one; ``rankings/<name>.parquet`` has each one's lists.
+    ``metrics.json`` has the protocol, each recommender's metrics, breakdown, speed and number format, and the paired
+    comparisons of the first recommender with every other one; ``rankings/<name>.parquet`` has each one's lists.
 
     Args:
         recommenders: What to evaluate; the first is the one the others are compared with.
@@ -81,6 +82,7 @@ def evaluate_all(
         run_folder: Where the files go.
         seed: Of the run.
         fit_s: Seconds each recommender took to fit, by name, where known.
+        dtypes: Number format each recommender computed in, by name, where known.
 
     Raises:
         ConfigError: if there is no recommender or two would write one file.
@@ -97,6 +99,7 @@ def evaluate_all(
                 "breakdown": evaluation.breakdown,
                 "users_per_s": evaluation.users_per_s,
                 "fit_s": (fit_s or {}).get(evaluation.name),
+                "dtype": (dtypes or {}).get(evaluation.name),
             }
             for evaluation in evaluations
         },
