@@ -23,7 +23,7 @@ from itemic.decode.prefill import (
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Candidates, Nodes, Normalization, TreeWalker
 
-__all__ = ["BeamResult", "close_beams", "constrained_beam_search", "no_beams", "search_prompts"]
+__all__ = ["BeamResult", "check_ending", "close_beams", "constrained_beam_search", "no_beams", "search_prompts"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,8 +81,8 @@ def constrained_beam_search(
             line break and EOS; leaves beyond the beams are then no ties. ``legal`` gives them probability 1.
 
     Raises:
-        ConfigError: if the width, batch size or normalisation does not exist, or the quota's prefix is longer than
-            a semantic ID.
+        ConfigError: if the width, batch size or normalisation does not exist, the quota's prefix is longer than a
+            semantic ID, or the ending holds what is no token.
         DataError: if a prompt is empty, or the filter is of another tree or another number of prompts.
         CatalogError: if the policy speaks other codebooks than the tree's.
         ArtifactError: if the model returns NaN.
@@ -92,6 +92,7 @@ def constrained_beam_search(
         raise ConfigError(f"a quota for prefixes of {quota.num_levels} codes: semantic IDs have {trie.num_levels}")
     check_prompts(prompts)
     check_filter(allowed, trie, len(prompts))
+    check_ending(ending, policy)
     walker = TreeWalker(policy, trie, normalize, memory)
 
     def search(rows: Int[Tensor, "b"], batch: PromptBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,6 +136,19 @@ def search_prompts(
         leaf, num_tied_beyond = leaf.gather(1, order), torch.zeros_like(num_tied_beyond)
     check_scores(logprob)
     return leaf, logprob, num_tied_beyond
+
+
+def check_ending(ending: Sequence[int], policy: Policy) -> None:
+    """Refuses an ending that the policy cannot write.
+
+    Raises:
+        ConfigError: naming the token.
+    """
+    for token in ending:
+        if not 0 <= token < policy.vocabulary_size:
+            raise ConfigError(
+                f"ending {list(ending)}: the model has no token {token}, only 0..{policy.vocabulary_size - 1}"
+            )
 
 
 def close_beams(
