@@ -243,15 +243,8 @@ def load_trained(
     """
     tune_allocator()
     run = Run(Path(folder))
-    dataset = Dataset.load(run.require("dataset", "prepare"))
-    catalog = Catalog.load(run.require("catalog", "tokenize"))
-    catalog.check_fits(dataset.items["item_id"].to_list())
-    model = SidModel.load(run.require("model", "sft"), pick_device(device))
-    if model.prompt_version != PROMPT_VERSION:
-        raise ArtifactError(
-            f"{run.path('model')}: trained with prompts of version {model.prompt_version}, this itemic has "
-            f"{PROMPT_VERSION}; train it again"
-        )
+    dataset, catalog = _load_items(run)
+    model = _load_model(run, device)
     precision = model.prepare_for_inference(dtype)
     # Longer histories are cut to the items that the model was trained to read.
     max_history = int(_training(run)["config"]["max_history"])
@@ -285,10 +278,32 @@ def load_trained(
 
 
 def save_calibration(folder: Path | str, trained: TrainedRun, calibration: Calibration) -> Path:
-    """Writes the calibration of a trained run into its folder, with what it was fitted with, and returns the path."""
+    """Writes the calibration of a trained run into its folder and returns the path.
+
+    The file says with what it was fitted: the model and the catalog, which it is refused for any others of, and the
+    number format, among the figures, since another one changes probabilities little.
+    """
     path = Run(Path(folder)).path(_CALIBRATION)
-    replace(calibration, made_for=_calibrated_for(trained)).save(path)
+    figures = {"dtype": trained.precision, **calibration.figures}
+    replace(calibration, made_for=_calibrated_for(trained), figures=figures).save(path)
     return path
+
+
+def _load_items(run: Run) -> tuple[Dataset, Catalog]:
+    dataset = Dataset.load(run.require("dataset", "prepare"))
+    catalog = Catalog.load(run.require("catalog", "tokenize"))
+    catalog.check_fits(dataset.items["item_id"].to_list())
+    return dataset, catalog
+
+
+def _load_model(run: Run, device: str) -> SidModel:
+    model = SidModel.load(run.require("model", "sft"), pick_device(device))
+    if model.prompt_version != PROMPT_VERSION:
+        raise ArtifactError(
+            f"{run.path('model')}: trained with prompts of version {model.prompt_version}, this itemic has "
+            f"{PROMPT_VERSION}; train it again"
+        )
+    return model
 
 
 def _with_calibration(trained: TrainedRun, path: Path) -> TrainedRun:

@@ -58,7 +58,10 @@ def evaluate(config: ComparisonConfig, run: Run, *, seed: int, force: bool = Fal
             normalize=config.normalize,
             batch_size=config.decode_batch_size,
             device=config.device,
+            dtype=config.dtype,
             allow_catalog_change=config.allow_catalog_change,
+            # Ranks need no probabilities, so a calibration, which an earlier model may have left, is not read.
+            calibrated=False,
         )
         recommenders: list[Recommender] = [trained.recommender]
         fit_s = {}
@@ -67,7 +70,8 @@ def evaluate(config: ComparisonConfig, run: Run, *, seed: int, force: bool = Fal
             recommenders.append(fit_baseline(name, dataset, seed=seed))
             fit_s[recommenders[-1].name] = round(time.perf_counter() - started, 3)
             log.info("fitted %s in %.1f s", recommenders[-1].name, fit_s[recommenders[-1].name])
-        figures = evaluate_all(recommenders, dataset, config, run.folder, seed, fit_s=fit_s)
+        dtypes = {trained.recommender.name: str(trained.precision)}
+        figures = evaluate_all(recommenders, dataset, config, run.folder, seed, fit_s=fit_s, dtypes=dtypes)
         headline = (f"HR@{config.headline_cutoff}", f"NDCG@{config.headline_cutoff}")
         return {
             name: {label: round(entry["metrics"][label]["value"], 5) for label in headline}

@@ -14,6 +14,7 @@ from itemic.decode.walk import Normalization
 from itemic.embed.embed import EmbedConfig
 from itemic.evaluate.protocol import EvaluateConfig
 from itemic.evaluate.report.report import ReportConfig
+from itemic.model.precision import Precision
 from itemic.sid.tokenize import TokenizeConfig
 from itemic.train.sft import SftConfig
 
@@ -34,6 +35,9 @@ class ComparisonConfig(EvaluateConfig):
     """Prompts decoded at once."""
     device: str = "auto"
     """Where the language model is decoded: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<n>``."""
+    dtype: Precision = "float32"
+    """Number format of the language model's layers. Exact on every device unless asked for otherwise, so that figures
+    compare across machines; ``bfloat16`` is several times faster on CUDA, ``auto`` takes it there."""
     allow_catalog_change: bool = False
     """Whether another catalog than the model was trained on will do, one with items added or retired since, say."""
 

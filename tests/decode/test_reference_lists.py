@@ -5,9 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from itemic.core.errors import ConfigError
 from itemic.decode import Trie, constrained_beam_search
 from itemic.decode.filters import ItemFilter
+from itemic.decode.recommender import LanguageModelRecommender
+from itemic.decode.think import ThinkConfig
 from itemic.language import Spelling
+from itemic.language.thoughts import ThoughtTokens
 from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer
 
 SIZES = (6, 7, 8)
@@ -94,6 +98,33 @@ def test_an_ending_keeps_closed_leaves_closed(fake_policy) -> None:
     assert (found.leaf[0, 3:] == -1).all()
     assert (found.logprob[0].diff()[:2] <= 0).all()
     assert found.num_tied_beyond.tolist() == [0]
+
+
+def test_a_recommender_ranks_by_the_ending_with_and_without_a_thought(fake_policy, make_catalog) -> None:
+    catalog = make_catalog(random_sids(4), SIZES)
+    policy, trie = fake_policy(SIZES, catalog_version=catalog.version), Trie.from_catalog(catalog)
+
+    def prompt(history):
+        return [3, *history]
+
+    recommender = LanguageModelRecommender(policy, catalog, prompt, num_beams=9, normalize="full", ending=ENDING)
+    frame = ThoughtTokens(stop_ids=(4, 5), then_ids=(6,), never_ids=())
+    thinking = recommender.after_thinking(prompt, frame, ThinkConfig(max_new_tokens=0, allows_sids=True))
+    for asked, read in ((recommender, [3, 1]), (thinking, [3, 1, 4, 5, 6])):
+        ended = constrained_beam_search(policy, [read], trie, 9, "full", ending=ENDING)
+        plain = constrained_beam_search(policy, [read], trie, 9, "full")
+        lists = asked.recommend([[1]], 9)
+        assert lists.item_index[0].tolist() == ended.leaf[0].tolist() != plain.leaf[0].tolist()
+        np.testing.assert_allclose(lists.score, ended.logprob)
+
+
+def test_an_ending_of_unknown_tokens_is_refused(fake_policy, make_catalog) -> None:
+    catalog = make_catalog(random_sids(4), SIZES)
+    policy = fake_policy(SIZES, catalog_version=catalog.version)
+    with pytest.raises(ConfigError, match=r"ending \[2, 41\]: the model has no token 41, only 0..40"):
+        LanguageModelRecommender(policy, catalog, list, normalize="full", ending=[2, 41])
+    with pytest.raises(ConfigError, match="no token -1"):
+        constrained_beam_search(policy, [[3]], Trie.from_catalog(catalog), 9, "full", ending=[-1])
 
 
 @pytest.fixture(scope="module")

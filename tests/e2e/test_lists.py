@@ -66,6 +66,7 @@ def test_calibrated_probabilities_are_shown_until_the_model_changes(shop_run: Pa
     before = answer(shop_run, capsys)
     main(["calibrate", "--run", str(shop_run), "--num-beams", "20", "--list-length", "20", "--json"])
     figures = json.loads(capsys.readouterr().out)
+    assert figures["dtype"] == read_json(shop_run / "calibration.json")["figures"]["dtype"] == "float32"
     assert figures["after (held out)"]["ECE"] < figures["before"]["ECE"]
     after = answer(shop_run, capsys)
     assert [item["item_id"] for item in after] == [item["item_id"] for item in before]
@@ -75,14 +76,27 @@ def test_calibrated_probabilities_are_shown_until_the_model_changes(shop_run: Pa
     np.testing.assert_allclose([item["probability"] for item in after], trained.calibration.apply(stated))
     assert (np.diff([item["probability"] for item in after]) <= 0).all()
     assert answer(shop_run, capsys, "--uncalibrated") == before
-    main(["calibrate", "--run", str(shop_run), "--num-beams", "20", "--list-length", "20"])
+    main(["calibrate", "--run", str(shop_run), "--num-beams", "20", "--list-length", "20", "--dtype", "int8"])
     assert "ECE of the first" in capsys.readouterr().out
     path = shop_run / "calibration.json"
+    assert read_json(path)["figures"]["dtype"] == "int8"
     content = read_json(path)
     write_json(path, {**content, "made_for": {**content["made_for"], "model": "another"}})
     with pytest.raises(ArtifactError, match="fitted with model 'another'"):
         itemic.load_trained(shop_run)
     path.unlink()
+
+
+def test_evaluation_reads_no_calibration_and_says_its_number_format(shop_run: Path) -> None:
+    write_json(shop_run / "calibration.json", {"made_for": {"model": "another"}})
+    main(["evaluate", "--run", str(shop_run)])
+    assert read_json(shop_run / "metrics.json")["recommenders"]["itemic"]["dtype"] == "float32"
+    before = read_json(shop_run / "manifest.json")["stages"]
+    main(["evaluate", "--run", str(shop_run), "--dtype", "int8"])
+    figures, after = read_json(shop_run / "metrics.json"), read_json(shop_run / "manifest.json")["stages"]
+    assert {name for name in after if after[name] != before[name]} == {"evaluate"}
+    assert [entry["dtype"] for entry in figures["recommenders"].values()] == ["int8", None, None, None]
+    (shop_run / "calibration.json").unlink()
 
 
 def test_normalised_over_the_vocabulary_nothing_is_calibrated(shop_run: Path, caplog, monkeypatch) -> None:

@@ -26,6 +26,12 @@ def run_calibrate(argv: list[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="histories decoded at once")
     parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
     parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "int8"),
+        help="number format of the layers, as recommend will compute in",
+    )
+    parser.add_argument(
         "--allow-catalog-change", action="store_true", help="use the model with another catalog than it was trained on"
     )
     parser.add_argument("--seed", type=int, default=0, help="draws the examples and the folds of the held-out check")
@@ -40,6 +46,7 @@ def run_calibrate(argv: list[str]) -> None:
         num_beams=arguments.num_beams,
         batch_size=arguments.batch_size,
         device=arguments.device,
+        dtype=arguments.dtype,
         allow_catalog_change=arguments.allow_catalog_change,
         calibrated=False,
     )
@@ -47,7 +54,7 @@ def run_calibrate(argv: list[str]) -> None:
     calibration = calibrate(listed, config, seed=arguments.seed)
     path = save_calibration(arguments.run, trained, calibration)
     if arguments.json:
-        print_json(calibration.figures)
+        print_json({"dtype": trained.precision, **calibration.figures})
     else:
         _print_figures(calibration, path)
 

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from itemic.core.errors import ConfigError, DataError
 from itemic.core.ranking import Histories, Recommendations, check_histories
-from itemic.decode.beam import BeamResult, constrained_beam_search
+from itemic.decode.beam import BeamResult, check_ending, constrained_beam_search
 from itemic.decode.conditions import ItemSelector, Where
 from itemic.decode.diversity import MarginalRelevance, PrefixQuota, rerank_by_mmr, within_quota
 from itemic.decode.filters import ItemFilter
@@ -52,6 +53,7 @@ class LanguageModelRecommender:
         quota: PrefixQuota | None = None,
         mmr: MarginalRelevance | None = None,
         trie_path: Path | None = None,
+        ending: Sequence[int] = (),
     ) -> None:
         """Builds the catalog's tree.
 
@@ -71,8 +73,12 @@ class LanguageModelRecommender:
                 need not fall along such a list, so it cannot be evaluated. None keeps lists by score.
             trie_path: File for the tree of a large catalog, so that the next start maps it instead of building it;
                 None builds it.
+            ending: Token ids that follow the codes in every answer that the model was trained on, by which ``full``
+                ranks too, as the reference does (``constrained_beam_search``); for a checkpoint of the reference's
+                kind, a line break and EOS. A model that itemic trains learns codes only, so it has none.
 
         Raises:
+            ConfigError: if the ending holds what is no token of the model.
             CatalogError: if the catalog has no active item, is another one than the model's and that is not allowed,
                 or has SIDs that the model cannot write.
         """
@@ -96,6 +102,8 @@ class LanguageModelRecommender:
         self._batch_size = batch_size
         self._quota = quota
         self._mmr = mmr
+        check_ending(ending, model)
+        self._ending = tuple(ending)
         self._codes = catalog.codes
         self._memory = PrefixMemory(model)
         self._thinking: tuple[ThoughtTokens, ThinkConfig] | None = None
@@ -188,13 +196,12 @@ class LanguageModelRecommender:
         rows: Sequence[int] | None,
     ) -> tuple[Thoughts | None, BeamResult]:
         asked = (self._model, prompts, self._trie, max(k, self._num_beams))
-        size, memory, quota = self._batch_size, self._memory, self._quota
+        options: dict[str, Any] = {"batch_size": self._batch_size, "memory": self._memory, "quota": self._quota}
+        options["ending"] = self._ending
         if self._thinking is not None:
             thinking = (*self._thinking, self._normalize, allowed)
-            return think_then_recommend(*asked, *thinking, batch_size=size, memory=memory, quota=quota, rows=rows)
-        return None, constrained_beam_search(
-            *asked, self._normalize, allowed, batch_size=size, memory=memory, quota=quota
-        )
+            return think_then_recommend(*asked, *thinking, rows=rows, **options)
+        return None, constrained_beam_search(*asked, self._normalize, allowed, **options)
 
     def _filter(
         self,

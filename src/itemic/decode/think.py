@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from itemic.core.errors import ConfigError, DataError
-from itemic.decode.beam import BeamResult, no_beams, search_prompts
+from itemic.decode.beam import BeamResult, check_ending, no_beams, search_prompts
 from itemic.decode.diversity import PrefixQuota
 from itemic.decode.filters import ItemFilter
 from itemic.decode.noise import hash_keys, uniform_noise, working_dtype
@@ -83,6 +83,7 @@ def think_then_recommend(
     memory: PrefixMemory | None = None,
     quota: PrefixQuota | None = None,
     rows: Sequence[int] | None = None,
+    ending: Sequence[int] = (),
 ) -> tuple[Thoughts, BeamResult]:
     """Returns a thought for each prompt and the leaves of the search that goes on after it.
 
@@ -104,9 +105,11 @@ def think_then_recommend(
         quota: At most so many items under one prefix, as in ``constrained_beam_search``.
         rows: For each prompt the number that its draws are made from; its place where None. A prompt that keeps its
             number is thought about alike in whatever call it comes.
+        ending: Token ids that follow a semantic ID in every answer, as in ``constrained_beam_search``.
 
     Raises:
-        ConfigError: if the width, batch size or normalisation does not exist, or the stop could never be written.
+        ConfigError: if the width, batch size or normalisation does not exist, the stop could never be written, or the
+            ending holds what is no token.
         DataError: if a prompt is empty, or the filter is of another tree or another number of prompts.
         CatalogError: if the policy speaks other codebooks than the tree's.
         ArtifactError: if the model returns NaN.
@@ -114,6 +117,7 @@ def think_then_recommend(
     check_numbers(num_beams=num_beams, batch_size=batch_size)
     check_prompts(prompts)
     check_filter(allowed, trie, len(prompts))
+    check_ending(ending, policy)
     if rows is not None and len(rows) != len(prompts):
         raise DataError(f"rows has {len(rows)} numbers for {len(prompts)} prompts")
     number = torch.arange(len(prompts)) if rows is None else torch.tensor(rows, dtype=torch.long)
@@ -125,7 +129,8 @@ def think_then_recommend(
         missing = (0, config.max_new_tokens - thoughts.tokens.shape[1])
         tokens = torch.nn.functional.pad(thoughts.tokens, missing, value=-1)
         chosen = None if allowed is None else allowed.select(rows)
-        return tokens, thoughts.length, thoughts.is_complete, *search_prompts(walker, batch, num_beams, chosen, quota)
+        beams = search_prompts(walker, batch, num_beams, chosen, quota, ending)
+        return tokens, thoughts.length, thoughts.is_complete, *beams
 
     beams = no_beams(num_beams, policy.device)
     num_none = beams[2]
