@@ -1,5 +1,6 @@
 """A trained run, ready to recommend: dataset, catalog and model of a run folder behind ids and titles."""
 
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float
 
 from itemic.core.allocator import tune_allocator
@@ -16,13 +18,16 @@ from itemic.core.dataset import Dataset
 from itemic.core.device import pick_device
 from itemic.core.errors import ArtifactError, DataError
 from itemic.core.files import file_hash
-from itemic.core.ranking import Histories, Recommendations
+from itemic.core.ranking import Histories, Recommendations, check_histories
 from itemic.core.run import Run
-from itemic.data.lookup import find_items
+from itemic.data.live import lay_over
+from itemic.data.lookup import ItemLookup
 from itemic.decode.conditions import Where
 from itemic.decode.diversity import MarginalRelevance, PrefixQuota
-from itemic.decode.recommender import LanguageModelRecommender, top_probabilities
+from itemic.decode.policy import CatalogPolicy
+from itemic.decode.recommender import LanguageModelRecommender, check_search_settings, top_probabilities
 from itemic.decode.think import ThinkConfig, Thoughts
+from itemic.decode.trie import Trie
 from itemic.decode.walk import Normalization
 from itemic.language.prompts import PROMPT_VERSION, Renderer
 from itemic.model.precision import Precision
@@ -52,14 +57,18 @@ class RecommendedItem:
 class RecommendedItems(list[RecommendedItem]):
     """An answer, best first; a list that also knows how many items might have been in it."""
 
-    def __init__(self, items: Iterable[RecommendedItem], num_allowed: int, thought: str | None = None) -> None:
+    def __init__(
+        self, items: Iterable[RecommendedItem], num_allowed: int, thought: str | None = None, num_seen: int = 0
+    ) -> None:
         """Keeps the items, the number of items that the filters left, and what the model thought before, if it did.
 
         An answer shorter than both ``num_allowed`` and what was asked for did not reach all that were allowed.
+        ``num_seen`` more would have been allowed, had they not been in the history.
         """
         super().__init__(items)
         self.num_allowed = num_allowed
         self.thought = thought
+        self.num_seen = num_seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +88,31 @@ class TrainedRun:
     precision: str | None = None
     """Number format that the layers compute in, where ``identity`` holds the one asked for; None if nobody said."""
 
+    def __repr__(self) -> str:
+        return f"TrainedRun({self.catalog!r}, {self.recommender!r})"
+
+    @property
+    def model(self) -> CatalogPolicy:
+        """The language model, as ``decode.constrained_beam_search`` and its kin take it."""
+        return self.recommender.model
+
+    @property
+    def trie(self) -> Trie:
+        """The tree of the catalog's active items, on the model's device."""
+        return self.recommender.trie
+
+    def prompt(self, history: Sequence[int]) -> list[int]:
+        """Returns the token ids of the prompt after which a next item's semantic ID follows.
+
+        Args:
+            history: Item indices, oldest first; only the last ``max_history`` are read, as in training and serving.
+
+        Raises:
+            DataError: if an item index is not in the catalogue.
+        """
+        check_histories([history], self.catalog.num_items, "history")
+        return self.renderer.next_item_prompt(_last(history, self.max_history))
+
     def recommend(
         self,
         history: Sequence[str],
@@ -87,10 +121,9 @@ class TrainedRun:
         exclude: Sequence[str] = (),
         allow: Sequence[str] | None = None,
         where: Where = (),
+        exclude_seen: bool | None = None,
     ) -> RecommendedItems:
         """Returns the best items after a history, best first; fewer than ``k`` where fewer are allowed.
-
-        Items of the history are left out where the dataset holds no repeats.
 
         Args:
             history: Item ids or titles, oldest first; may be empty.
@@ -99,6 +132,7 @@ class TrainedRun:
             allow: The only ids or titles that may appear; None allows the whole catalogue.
             where: A condition on the catalogue's columns that every item must fulfil, ``"stock > 0"`` say, or several;
                 text or polars expressions (see ``decode.conditions``).
+            exclude_seen: Whether items of the history are left out; None does so where the dataset holds no repeats.
 
         Raises:
             DataError: if an id or title is not in the catalogue; the nearest titles are named. If an allowed item is
@@ -106,10 +140,10 @@ class TrainedRun:
             ConfigError: if a condition cannot be understood, or goes with no column or its type.
         """
         items = self.dataset.items
-        past = find_items(items, history)
-        forbidden = find_items(items, exclude)
-        allowed = None if allow is None else [self._recommendable(find_items(items, allow))]
-        lists, thoughts = self._ask([past], k, [forbidden], allowed, [where])
+        past = self._lookup.find(history, "history")
+        forbidden = [self._lookup.find(exclude, "exclude")]
+        allowed = None if allow is None else [self._recommendable(self._lookup.find(allow, "allow"))]
+        lists, thoughts = self._ask([past], k, forbidden, allowed, [where], exclude_seen)
         found = zip(lists.item_index[0].tolist(), self.probabilities(lists)[0].tolist(), strict=True)
         listed = [
             RecommendedItem(
@@ -124,7 +158,9 @@ class TrainedRun:
         ]
         assert lists.num_allowed is not None, "a language model counts what is allowed"
         thought = None if thoughts is None else self.renderer.tokenizer.decode(thoughts.lists()[0])
-        return RecommendedItems(listed, int(lists.num_allowed[0]), thought)
+        num_unseen = int(lists.num_allowed[0])
+        num_all = int(self.recommender.count_allowed(1, forbidden, allowed, [where])[0])
+        return RecommendedItems(listed, num_unseen, thought, num_all - num_unseen)
 
     def recommend_many(
         self,
@@ -134,11 +170,10 @@ class TrainedRun:
         allow: Histories | None = None,
         where: Sequence[Where | None] | None = None,
         *,
+        exclude_seen: bool | None = None,
         rows: Sequence[int] | None = None,
     ) -> Recommendations:
         """Returns the ``k`` best items after each history, all as item indices.
-
-        Items of the history are left out where the dataset holds no repeats.
 
         Args:
             histories: For each user the item indices of the past, oldest first; may be empty.
@@ -146,6 +181,7 @@ class TrainedRun:
             exclude: For each user items that must not appear.
             allow: For each user the only items that may appear; None allows the whole catalogue.
             where: For each user a condition on the catalogue's columns that every item must fulfil, or several.
+            exclude_seen: Whether items of the history are left out; None does so where the dataset holds no repeats.
             rows: For each user the number that the draws of a thought are made from, if the model thinks: a place in
                 all of a table, say. The place in this call where None.
 
@@ -153,7 +189,7 @@ class TrainedRun:
             DataError: if an item index is not in the catalogue or ``k`` is less than 1.
             ConfigError: if a condition cannot be understood, or goes with no column or its type.
         """
-        return self._ask(histories, k, exclude, allow, where, rows)[0]
+        return self._ask(histories, k, exclude, allow, where, exclude_seen, rows)[0]
 
     def at(self, moment: datetime) -> "TrainedRun":
         """Returns the same run for which it is always ``moment`` (with a zone): ``within`` counts back from it."""
@@ -174,7 +210,7 @@ class TrainedRun:
         config, frame, num_read = config or ThinkConfig(), self.renderer.thought_tokens(), self.max_history
 
         def prompt(history: Sequence[int]) -> Sequence[int]:
-            return self.renderer.thinking_prompt(history if num_read is None else history[-num_read:])
+            return self.renderer.thinking_prompt(_last(history, num_read))
 
         recommender = self.recommender.after_thinking(prompt, frame, config)
         identity = {**self.identity, "think": asdict(config)}
@@ -187,11 +223,12 @@ class TrainedRun:
         exclude: Histories | None,
         allow: Histories | None,
         where: Sequence[Where | None] | None,
+        exclude_seen: bool | None = None,
         rows: Sequence[int] | None = None,
     ) -> tuple[Recommendations, Thoughts | None]:
         if exclude is not None and len(exclude) != len(histories):
             raise DataError(f"exclude has {len(exclude)} lists for {len(histories)} histories")
-        if not self.dataset.keeps_repeats:
+        if exclude_seen or (exclude_seen is None and not self.dataset.keeps_repeats):
             exclude = [[*items, *past] for items, past in zip(exclude or [()] * len(histories), histories, strict=True)]
         return self.recommender.recommend_with_thoughts(histories, k, exclude, allow, where=where, rows=rows)
 
@@ -199,6 +236,10 @@ class TrainedRun:
         """Returns each listed item's probability, calibrated where the run is, and 0 where a list has ended."""
         stated = top_probabilities(lists)
         return stated if self.calibration is None else self.calibration.apply(stated)
+
+    @functools.cached_property
+    def _lookup(self) -> ItemLookup:
+        return ItemLookup(self.dataset.items)
 
     def _recommendable(self, rows: list[int]) -> list[int]:
         retired = [self.catalog.item_ids[row] for row in rows if not self.catalog.active[row]]
@@ -219,12 +260,13 @@ def load_trained(
     quota: PrefixQuota | None = None,
     mmr: MarginalRelevance | None = None,
     calibrated: bool = True,
+    items: pl.DataFrame | Path | str | None = None,
 ) -> TrainedRun:
     """Returns a run's dataset, catalog and model, ready to recommend.
 
     Args:
         folder: A run folder in which the stages up to ``sft`` are done.
-        num_beams: Beam width.
+        num_beams: Beam width; a list longer than that raises it to its own length.
         normalize: What scores are normalised over.
         batch_size: Prompts decoded at once.
         device: Where to compute.
@@ -235,22 +277,28 @@ def load_trained(
         quota: At most so many items of a list under one prefix of codes.
         mmr: Re-ranks each list so that its items are unlike each other.
         calibrated: Whether to show calibrated probabilities where the run has a ``calibration.json``.
+        items: A table of ``item_id`` and any columns, or its file, for conditions to read beside the catalogue's own
+            and instead of those of the same name: today's stock, say. Prompts and titles stay as they are.
 
     Raises:
+        ConfigError: if a setting cannot be honoured.
         ArtifactError: if an artefact is missing, the model was trained with other prompts than these, or the
             calibration was fitted with another model or catalog.
         CatalogError: if the model was trained on another catalog and that is not allowed, or cannot write its SIDs.
+        DataError: if ``items`` cannot be read, has no ``item_id`` or one twice, or none that is an item's.
     """
+    check_search_settings(num_beams, batch_size, normalize)
     tune_allocator()
     run = Run(Path(folder))
     dataset, catalog = _load_items(run)
+    columns, live = (dataset.items, None) if items is None else lay_over(dataset.items, items)
     model = _load_model(run, device)
     precision = model.prepare_for_inference(dtype)
     # Longer histories are cut to the items that the model was trained to read.
     max_history = int(_training(run)["config"]["max_history"])
 
     def prompt(history: Sequence[int]) -> Sequence[int]:
-        return renderer.next_item_prompt(history[-max_history:])
+        return renderer.next_item_prompt(_last(history, max_history))
 
     # The recommender comes first: it checks the catalog, which a renderer takes as it is.
     recommender = LanguageModelRecommender(
@@ -261,7 +309,7 @@ def load_trained(
         normalize=normalize,
         batch_size=batch_size,
         allow_catalog_change=allow_catalog_change,
-        items=dataset.items,
+        items=columns,
         quota=quota,
         mmr=mmr,
         trie_path=run.path("trie.safetensors"),
@@ -270,7 +318,7 @@ def load_trained(
     made_of = {"num_beams": num_beams, "normalize": normalize, "catalog": catalog.version, **_hashes(run)}
     made_of["dtype"] = dtype
     lists = {"quota": None if quota is None else asdict(quota), "mmr": None if mmr is None else mmr.identity}
-    identity = {**made_of, **lists}
+    identity = {**made_of, **lists, "items": live}
     trained = TrainedRun(
         dataset, catalog, renderer, recommender, identity, max_history=max_history, precision=precision
     )
@@ -287,6 +335,11 @@ def save_calibration(folder: Path | str, trained: TrainedRun, calibration: Calib
     figures = {"dtype": trained.precision, **calibration.figures}
     replace(calibration, made_for=_calibrated_for(trained), figures=figures).save(path)
     return path
+
+
+def _last(history: Sequence[int], num_items: int | None) -> Sequence[int]:
+    """Returns the last items of a history, all of them where None."""
+    return history if num_items is None else history[-num_items:]
 
 
 def _load_items(run: Run) -> tuple[Dataset, Catalog]:

@@ -197,12 +197,14 @@ def check_filter(allowed: ItemFilter | None, trie: Trie, num_prompts: int) -> No
 
 
 def check_numbers(**numbers: int) -> None:
-    """Refuses numbers below 1.
+    """Refuses what is no whole number of at least 1.
 
     Raises:
         ConfigError: naming the first.
     """
     for name, value in numbers.items():
+        if not isinstance(value, int | np.integer):
+            raise ConfigError(f"{name} must be a whole number, found {value!r}")
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, found {value}")
 

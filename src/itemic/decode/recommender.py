@@ -20,15 +20,15 @@ from itemic.decode.diversity import MarginalRelevance, PrefixQuota, rerank_by_mm
 from itemic.decode.filters import ItemFilter
 from itemic.decode.item_sets import ItemSet
 from itemic.decode.policy import CatalogPolicy
-from itemic.decode.prefill import PrefixMemory
+from itemic.decode.prefill import PrefixMemory, check_numbers
 from itemic.decode.think import ThinkConfig, Thoughts, think_then_recommend
 from itemic.decode.trie import Trie
-from itemic.decode.walk import Normalization
+from itemic.decode.walk import Normalization, check_normalization
 from itemic.language.thoughts import ThoughtTokens
 from itemic.sid.catalog import Catalog
 from itemic.sid.lineage import check_trained_on
 
-__all__ = ["LanguageModelRecommender", "list_items", "top_probabilities"]
+__all__ = ["LanguageModelRecommender", "check_search_settings", "list_items", "top_probabilities"]
 
 
 class LanguageModelRecommender:
@@ -82,6 +82,7 @@ class LanguageModelRecommender:
             CatalogError: if the catalog has no active item, is another one than the model's and that is not allowed,
                 or has SIDs that the model cannot write.
         """
+        check_search_settings(num_beams, batch_size, normalize)
         spelling = model.sid_tokens.spelling
         check_trained_on(
             catalog,
@@ -107,6 +108,19 @@ class LanguageModelRecommender:
         self._codes = catalog.codes
         self._memory = PrefixMemory(model)
         self._thinking: tuple[ThoughtTokens, ThinkConfig] | None = None
+
+    def __repr__(self) -> str:
+        return f"LanguageModelRecommender({self.name!r}, {self._num_beams} beams, {self._normalize}, {self._trie!r})"
+
+    @property
+    def model(self) -> CatalogPolicy:
+        """The language model."""
+        return self._model
+
+    @property
+    def trie(self) -> Trie:
+        """The tree of the catalog's active items, on the model's device."""
+        return self._trie
 
     @property
     def batch_size(self) -> int:
@@ -167,6 +181,27 @@ class LanguageModelRecommender:
         codes = self._codes if self._mmr.vectors is None else None
         return rerank_by_mmr(reached, k, self._mmr.trade_off, codes=codes, vectors=self._mmr.vectors), thoughts
 
+    def count_allowed(
+        self,
+        num_requests: int,
+        exclude: Histories | None = None,
+        allow: Histories | None = None,
+        where: Sequence[Where | None] | None = None,
+    ) -> Int[np.ndarray, "B"]:
+        """Returns how many items each request may get, whatever the model makes of them.
+
+        Args:
+            num_requests: Number of requests B.
+            exclude: As for ``recommend``.
+            allow: As for ``recommend``.
+            where: As for ``recommend``.
+
+        Raises:
+            DataError: as ``recommend``.
+            ConfigError: as ``recommend``.
+        """
+        return _num_allowed(self._trie, num_requests, self._filter(num_requests, exclude, allow, where))
+
     def after_thinking(
         self, prompt: Callable[[Sequence[int]], Sequence[int]], frame: ThoughtTokens, config: ThinkConfig | None = None
     ) -> "LanguageModelRecommender":
@@ -187,6 +222,15 @@ class LanguageModelRecommender:
         frozen = copy.copy(self)
         frozen._selector = None if self._selector is None else self._selector.at(moment)
         return frozen
+
+    def check_where(self, where: Where) -> None:
+        """Checks that conditions can be asked for, and keeps the set of their items for the first request.
+
+        Raises:
+            ConfigError: if a condition cannot be understood, or goes with no column or its type.
+            DataError: if most of a text column cannot be read as the number or date that it is compared with.
+        """
+        self._select(where)
 
     def _search(
         self,
@@ -214,6 +258,8 @@ class LanguageModelRecommender:
             return None
         if isinstance(where, str):
             raise DataError(f"where is the one text {where!r}; expected a condition for each history")
+        if where is not None and len(where) != num_requests:
+            raise DataError(f"where has {len(where)} conditions for {num_requests} histories; expected one for each")
         within = None if where is None else [self._select(conditions) for conditions in where]
         return ItemFilter.from_lists(self._trie, num_requests, exclude, allow, within)
 
@@ -223,6 +269,21 @@ class LanguageModelRecommender:
         if self._selector is None:
             raise ConfigError("this recommender was made without the catalogue's columns, so it knows no conditions")
         return self._selector.select(conditions)
+
+
+def check_search_settings(num_beams: int, batch_size: int, normalize: Normalization) -> None:
+    """Refuses settings that no search can honour.
+
+    Args:
+        num_beams: Should be at least 1.
+        batch_size: Should be at least 1.
+        normalize: Should be ``legal`` or ``full``.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    check_numbers(num_beams=num_beams, batch_size=batch_size)
+    check_normalization(normalize)
 
 
 def top_probabilities(recommendations: Recommendations) -> Float[np.ndarray, "B k"]:

@@ -59,6 +59,10 @@ class Trie:
     max_items: int
     """Largest number of items on one leaf: 1 unless semantic IDs are shared."""
 
+    def __repr__(self) -> str:
+        place = self.item_of_slot.device
+        return f"Trie({self.num_items} items, {self.num_leaves} leaves, sizes {self.codebook_sizes}, on {place})"
+
     @classmethod
     def from_catalog(cls, catalog: Catalog) -> "Trie":
         """Returns the tree of a catalog's active items.
@@ -243,6 +247,17 @@ class Trie:
             return torch.ones_like(node, dtype=torch.int32)
         first, last = self.slots(depth, node)
         return last - first
+
+    def items(self, leaf: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape M"]:
+        """Returns the item indices on leaves, ascending, M = ``max_items`` places for each; -1 in empty places.
+
+        Args:
+            leaf: Numbers of leaves, -1 for none.
+        """
+        first, last = self.slots(self.num_levels, leaf.clamp(min=0))
+        slot = first[..., None] + torch.arange(self.max_items, dtype=torch.int32, device=leaf.device)
+        is_item = (slot < last[..., None]) & (leaf >= 0)[..., None]
+        return torch.where(is_item, self.item_of_slot[slot.clamp(max=self.num_items - 1).long()], -1).long()
 
     def to(self, device: torch.device) -> "Trie":
         """Returns the tree with its arrays on ``device``; itself where they lie there."""

@@ -22,9 +22,19 @@ from itemic.decode.prefix import check_codebooks
 from itemic.decode.scoring import VocabularyNormalizer, widen
 from itemic.decode.trie import Trie
 
-__all__ = ["Candidates", "Nodes", "Normalization", "TreeWalker", "Walk"]
+__all__ = ["Candidates", "Nodes", "Normalization", "TreeWalker", "Walk", "check_normalization"]
 
 Normalization = Literal["legal", "full"]
+
+
+def check_normalization(normalize: Normalization) -> None:
+    """Refuses a normalisation that there is not.
+
+    Raises:
+        ConfigError: naming those that there are.
+    """
+    if normalize not in get_args(Normalization):
+        raise ConfigError(f"normalize {normalize!r}: expected legal or full")
 
 
 class TreeWalker:
@@ -47,8 +57,7 @@ class TreeWalker:
             ConfigError: if the normalisation does not exist.
             CatalogError: if the policy speaks other codebooks than the tree's.
         """
-        if normalize not in get_args(Normalization):
-            raise ConfigError(f"normalize {normalize!r}: expected legal or full")
+        check_normalization(normalize)
         check_codebooks(policy.sid_tokens, trie)
         self.policy = policy
         self.trie = trie.to(policy.device)
