@@ -17,7 +17,7 @@ from itemic.core.files import read_json
 from itemic.core.ranking import Histories, Recommendations, check_histories
 from itemic.decode.beam import BeamResult, close_beams
 from itemic.decode.filters import ItemFilter
-from itemic.decode.prefill import check_numbers, check_prompts, check_scores
+from itemic.decode.prefill import check_numbers, check_prompts
 from itemic.decode.prefix import PrefixReader
 from itemic.decode.recommender import list_items
 from itemic.decode.rows import ConstrainedRows, RowRequest
@@ -310,7 +310,6 @@ def beam_search_with_vllm(
     Raises:
         ConfigError: if the engine was not started for this, or the width does not exist.
         DataError: if a prompt is empty, or an item index is not in the catalogue.
-        ArtifactError: if the engine returns NaN.
     """
     check_numbers(num_beams=num_beams)
     check_prompts(prompts)
@@ -328,7 +327,6 @@ def beam_search_with_vllm(
         parent = best.parent[..., None].expand(-1, -1, depth)
         written = torch.cat([written.gather(1, parent), token.flatten(1).gather(1, place)[..., None]], dim=-1)
         logprob = best.logprob
-    check_scores(logprob)
     leaf, logprob, num_tied_beyond = close_beams(candidates, best, num_beams)
     return BeamResult(leaf=leaf, logprob=logprob, num_tied_beyond=num_tied_beyond)
 
