@@ -67,9 +67,13 @@ class Recommender(Protocol):
 
 
 def check_histories(histories: Histories, num_items: int, what: str = "histories") -> None:
-    """Raises DataError unless every item index lies in ``[0, num_items)``."""
+    """Raises DataError unless every list holds whole numbers that lie in ``[0, num_items)``."""
     for row, history in enumerate(histories):
+        if isinstance(history, str | int):
+            raise DataError(f"{what}[{row}] is {history!r}; expected a list of item indices")
         for item in history:
+            if not isinstance(item, int | np.integer):
+                raise DataError(f"{what}[{row}] holds {item!r}; expected item indices, whole numbers from 0")
             if not 0 <= item < num_items:
                 raise DataError(f"{what}[{row}] holds item index {item}; the catalogue has 0..{num_items - 1}")
 

@@ -83,14 +83,14 @@ def constrained_beam_search(
     Raises:
         ConfigError: if the width, batch size or normalisation does not exist, the quota's prefix is longer than a
             semantic ID, or the ending holds what is no token.
-        DataError: if a prompt is empty, or the filter is of another tree or another number of prompts.
+        DataError: if a prompt is empty or holds what is no token, or the filter is of another tree or another number of prompts.
         CatalogError: if the policy speaks other codebooks than the tree's.
         ArtifactError: if the model returns NaN.
     """
     check_numbers(num_beams=num_beams, batch_size=batch_size)
     if quota is not None and quota.num_levels > trie.num_levels:
         raise ConfigError(f"a quota for prefixes of {quota.num_levels} codes: semantic IDs have {trie.num_levels}")
-    check_prompts(prompts)
+    check_prompts(prompts, policy.vocabulary_size)
     check_filter(allowed, trie, len(prompts))
     check_ending(ending, policy)
     walker = TreeWalker(policy, trie, normalize, memory)

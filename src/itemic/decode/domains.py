@@ -191,7 +191,7 @@ class DomainForest:
     def _set(self, names: Collection[str]) -> ItemSet:
         """Returns the items of some domains; made once for each choice."""
         if isinstance(names, str):
-            raise ConfigError(f"domains {names!r}: expected a collection of names")
+            raise ConfigError(f"domains {names!r}: expected a collection of names for each prompt, [[{names!r}]] say")
         chosen = frozenset(map(self._number, names))
         if chosen not in self._sets:
             of_item = np.repeat(np.arange(len(self.names)), np.diff(self._start))

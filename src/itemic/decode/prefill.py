@@ -162,8 +162,12 @@ def read_prompts(policy: Policy, prompts: Sequence[Sequence[int]], prefix: _Pref
     return PromptBatch(last, start + size, is_token, cache)
 
 
-def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
-    """Refuses empty prompts.
+def check_prompts(prompts: Sequence[Sequence[int]], vocabulary_size: int | None = None) -> None:
+    """Refuses empty prompts and tokens that the model does not have.
+
+    Args:
+        prompts: Token ids.
+        vocabulary_size: Number of the model's tokens; None looks at no token.
 
     Raises:
         DataError: naming the first.
@@ -171,6 +175,9 @@ def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
     for row, prompt in enumerate(prompts):
         if not len(prompt):
             raise DataError(f"prompt {row} is empty; expected at least one token")
+        if vocabulary_size is not None and not 0 <= min(prompt) <= max(prompt) < vocabulary_size:
+            token = min(prompt) if min(prompt) < 0 else max(prompt)
+            raise DataError(f"prompt {row} holds the token {token}; the model has 0..{vocabulary_size - 1}")
 
 
 def check_filter(allowed: ItemFilter | None, trie: Trie, num_prompts: int) -> None:

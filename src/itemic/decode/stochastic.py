@@ -326,7 +326,7 @@ def _run_batches(
     draw: Callable[[TreeWalker, PromptBatch, Int[Tensor, "b"], ItemFilter | None], tuple[Tensor, ...]],
     none: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
-    check_prompts(prompts)
+    check_prompts(prompts, policy.vocabulary_size)
     check_filter(allowed, trie, len(prompts))
     walker = TreeWalker(policy, trie, "legal")
 

@@ -115,7 +115,7 @@ def think_then_recommend(
         ArtifactError: if the model returns NaN.
     """
     check_numbers(num_beams=num_beams, batch_size=batch_size)
-    check_prompts(prompts)
+    check_prompts(prompts, policy.vocabulary_size)
     check_filter(allowed, trie, len(prompts))
     check_ending(ending, policy)
     if rows is not None and len(rows) != len(prompts):

@@ -61,7 +61,7 @@ def recommend_table(
     layout: Layout = "long",
     titles: bool = True,
     exclude_seen: bool | None = None,
-    where: Where = (),
+    where: Where | None = (),
     unknown_items: UnknownItems = "error",
     chunk_rows: int = 1024,
     restart: bool = False,
@@ -100,7 +100,7 @@ def recommend_table(
     """
     started = time.perf_counter()
     settings: dict[str, Any] = {"k": k, "layout": layout, "titles": titles, "exclude_seen": exclude_seen}
-    conditions = [where] if isinstance(where, str | pl.Expr) else list(where)
+    conditions = [where] if isinstance(where, str | pl.Expr) else list(where or ())
     settings |= {"where": list(map(condition_key, conditions)), "unknown_items": unknown_items}
     settings["chunk_rows"] = chunk_rows
     _check(source, Path(target), settings)

@@ -123,9 +123,14 @@ def condition_key(condition: Condition) -> str:
     """Returns a text that no other condition has: the condition itself, or an expression with a hash of all of it.
 
     An expression alone will not do: polars leaves out the middle of a long list when it writes one.
+
+    Raises:
+        ConfigError: if it is neither text nor an expression.
     """
     if isinstance(condition, str):
         return condition
+    if not isinstance(condition, pl.Expr):
+        raise ConfigError(f"where holds {condition!r}; expected conditions, text or polars expressions")
     return f"{condition} [{hashlib.sha256(condition.meta.serialize()).hexdigest()}]"
 
 
