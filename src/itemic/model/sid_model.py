@@ -167,7 +167,8 @@ class SidModel:
             compile: Whether ``torch.compile`` fuses the layers' operations.
 
         Raises:
-            ConfigError: if the format does not exist, the device cannot compute in it, or it was done before.
+            ConfigError: if the format does not exist, device or architecture cannot compute in it, the model was
+                not loaded in float32, or it was prepared before.
         """
         taken = prepare_network(self.network, precision, compile=compile)
         head = head_of(self.network)
