@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itemic.core.errors import CatalogError, ConfigError, DataError
-from itemic.decode.conditions import ItemSelector, condition_key, item_mask
+from itemic.decode.conditions import ItemSelector, Where, condition_key, item_mask
 from itemic.decode.recommender import LanguageModelRecommender
 from itemic.decode.trie import Trie
 
@@ -20,6 +20,7 @@ ITEMS = pl.DataFrame(
         # As itemic prepare writes columns: text, lists joined by commas.
         "category": ["Books", "Board games", "Toys", None],
         "stock": ["0", "12", " 3 ", None],
+        "code": ["9007199254740993", "9007199254740992", "12345678901234567891", "007"],
         "price": ["10.50", "20", "about 5", "3"],
         "released": ["2024-01-01", "2023-12-31 23:59:59.000000", "2024-05-01T10:00:00+02:00", None],
         "genres": ["Sci-Fi, Drama", "Drama", "Comedy", None],
@@ -31,6 +32,7 @@ ITEMS = pl.DataFrame(
         "moment": [datetime(2024, 1, 1, 5), datetime(2024, 1, 2), None, datetime(2025, 1, 1)],
         "second": [1704067200, 1704153600, None, 1735689600],
         "millisecond": [1704067200000, None, None, None],
+        "brand": ["Acme", "", "  ", None],
         "tags": [["x", "it's"], ["y"], [], None],
         "numbers": [[1, 2], [3], [], None],
         "small": pl.Series([1, 2, 3, 255], dtype=pl.UInt8),
@@ -68,7 +70,18 @@ def holds(condition: str | pl.Expr) -> str:
         ("released within 9.5 days", "ab"),
         ("released within 9 days", "a"),
         ("genres contains Drama", "ab"),
-        ("genres contains Sci", ""),
+        ("genres contains sci", "a"),
+        ("category contains BO", "ab"),
+        ("genres contains 'fi, d'", "a"),
+        ("genres contains .", ""),
+        ("brand is null", "bcd"),
+        ("brand is not null", "a"),
+        ("brand != Other", "a"),
+        ("brand not in (Other)", "a"),
+        ("brand not contains x", "a"),
+        ("price > 5", "ab"),
+        ("not price > 15", "ad"),
+        ("price > 5 or price is null", "ab"),
         ("genres not contains Drama", "c"),
         ("count > 1.5", "bc"),
         ("count in (1, 3)", "ac"),
@@ -86,7 +99,8 @@ def holds(condition: str | pl.Expr) -> str:
         ("second >= 2024-01-02", "bd"),
         ("second > 1704067200", "bd"),
         ("second within 204 hours", "b"),
-        ("tags contains y", "b"),
+        ("tags contains Y", "b"),
+        ("tags not contains y", "ac"),
         ("tags contains 'it''s'", "a"),
         ("numbers contains 3", "b"),
         ("small > -1", "abcd"),
@@ -95,6 +109,32 @@ def holds(condition: str | pl.Expr) -> str:
         ("kind = p", "ac"),
         ("kind in (q)", "b"),
         ("`two words` > 2", "cd"),
+        # Text is equal as a number or day beside one without quotes, and by letter otherwise.
+        ("stock = 3", "c"),
+        ("stock = 3.0", "c"),
+        ("stock = '3'", ""),
+        ("stock = ' 3 '", "c"),
+        ("stock != 3", "ab"),
+        ("stock in (3, 12.0)", "bc"),
+        ("stock in ('3', 0)", "a"),
+        ("stock not in (3, '0')", "b"),
+        ("price = 10.5", "a"),
+        ("price != 20", "acd"),
+        ("price = '10.5'", ""),
+        ("released = 2023-12-31", "b"),
+        ("released = 2024-05-01", "c"),
+        ("released = '2023-12-31'", ""),
+        ("released = 2024-05-01T08:00", "c"),
+        ("released in (2024-01-01, 2023-12-31)", "ab"),
+        ("released != 2023-12-31", "ac"),
+        ("category = 3", ""),
+        ("category in (3, Books)", "a"),
+        ("code = 9007199254740993", "a"),
+        ("code = 9007199254740992", "b"),
+        ("code = 12345678901234567891", "c"),
+        ("code in (9007199254740992, 12345678901234567890)", "b"),
+        ("code = 7", "d"),
+        ("code = '7'", ""),
         (pl.col("count").is_between(2, 3), "bc"),
         (pl.col("tags").list.len() == 0, "c"),
     ],
@@ -109,17 +149,28 @@ def test_conditions_by_hand(condition: str | pl.Expr, expected: str) -> None:
     [
         ("catgory = Books", ConfigError, "no column 'catgory'; did you mean 'category'\\? It has item_id, category"),
         (pl.col("catgory") == "x", ConfigError, "no column 'catgory'; did you mean 'category'"),
+        ("Stock > 0", ConfigError, "did you mean 'stock'"),
+        ("zzz > 0", ConfigError, "no column 'zzz'; it has item_id, category"),
+        ("category = ' '", ConfigError, "blank text counts as missing: write category is null"),
+        ("category in (Books, '')", ConfigError, "write category is null"),
+        ("category contains ''", ConfigError, "write category is null"),
         ("count > many", ConfigError, "'count > many': column 'count' is Int64: expected a number, found 'many'"),
         ("category > M", ConfigError, "column 'category' is text: > needs a number or a date"),
         ("tags = y", ConfigError, "'tags' is List\\(String\\): it has no =; write tags contains y"),
         ("numbers contains y", ConfigError, "'numbers' holds lists of Int64, found 'y'"),
-        ("count contains 1", ConfigError, "'count' is Int64: contains needs lists"),
+        ("count contains 1", ConfigError, "'count' is Int64: contains needs text or lists"),
         ("is_new = yes", ConfigError, "'is_new' is true or false, found 'yes'"),
         ("day > 5", ConfigError, "'day' is Date: expected a date such as 2024-05-01"),
         ("day > 2024-13-01", ConfigError, "found '2024-13-01'"),
         ("weight within 3 days", ConfigError, "'weight' is Float64: it has no moments"),
+        ("day within 999999 weeks", ConfigError, "within 999999 weeks.*column 'day': 6,999,993 days before 2024-01-10"),
+        ("released = 2024-13-01", ConfigError, "found '2024-13-01'"),
         ("day within 3 moons", ConfigError, "a number of minutes, hours, days or weeks, found 3 moons"),
-        ("price > 5", DataError, "'price' \\(text\\): expected a number, found 'about 5' at item 'c'"),
+        (
+            "category > 5",
+            DataError,
+            "'category > 5': column 'category' \\(text\\): expected a number, found 'Books' at",
+        ),
         ("category >= 2024-01-01", DataError, "expected an ISO 8601 date .* found 'Books' at item 'a'"),
         ("count within 3 days", DataError, "found 1 at item 'a'"),
         ("millisecond > 2024-01-01", DataError, "found 1704067200000 at item 'a'"),
@@ -142,6 +193,41 @@ def test_conditions_by_hand(condition: str | pl.Expr, expected: str) -> None:
 def test_bad_conditions_are_named(condition: str | pl.Expr, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         item_mask(ITEMS, condition, NOW)
+
+
+@pytest.mark.parametrize(
+    ("cells", "is_error"), [(["1", "2", "x", None, ""], False), (["1", "x"], False), (["1", "x", "y"], True)], ids=str
+)
+def test_cells_that_cannot_be_read_count_as_missing_with_one_warning_while_most_can(
+    cells: list[str | None], is_error: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = pl.DataFrame({"item_id": [f"i{place}" for place in range(len(cells))], "year": cells})
+    condition = "year >= 1 and year < 3 and year in (1, 2)"
+    if is_error:
+        with pytest.raises(DataError, match=r"'year >= 1 and.*expected a number, found 'x' at item 'i1'; 2 of 3 cells"):
+            item_mask(items, condition, NOW)
+        return
+    assert item_mask(items, condition, NOW).tolist() == [cell in ("1", "2") for cell in cells]
+    message = rf"condition '{condition}': column 'year' (text): 1 of {cells.index('x') + 1} cells count as missing; "
+    expected = f"expected a number, first found 'x' at item 'i{cells.index('x')}'"
+    assert [record.getMessage() for record in caplog.records] == [message + expected]
+
+
+def test_conditions_that_hold_for_no_item_warn(caplog: pytest.LogCaptureFixture) -> None:
+    trie = Trie.from_codes(np.array([[0], [1], [2], [3]]), (4,))
+    selector = ItemSelector(ITEMS, trie)
+    conditions = ["stock > 99", "count = 1", "stock > 0", pl.col("count") > 99]
+    for _ in range(2):
+        found = selector.at(NOW.replace(tzinfo=UTC)).select(conditions)
+        assert found is not None
+        assert found.num_items == 0
+    first, *others = [record.getMessage() for record in caplog.records]
+    assert (first, len(others)) == ("condition 'stock > 99' holds for no item", 1), "once, though it is kept elsewhere"
+    caplog.clear()
+    item_mask(ITEMS, ["count = 1", "stock > 0", "count = 3"], NOW)
+    assert [record.getMessage() for record in caplog.records] == [
+        "condition 'stock > 0' holds for no item for which those before it hold"
+    ]
 
 
 @st.composite
@@ -186,7 +272,7 @@ def test_nested_conditions_mean_what_they_say(
     items = pl.DataFrame(rows, schema={"x": pl.Int64, "y": pl.Int64}, orient="row")
     items = items.with_columns(item_id=pl.lit("i"))
     expected = [meaning(row) is True for row in items.iter_rows(named=True)]
-    if as_text and not any(sign in text for sign in ("x =", "y =", "!=")):
+    if as_text:
         items = items.cast(pl.String)
     assert item_mask(items, text, NOW).tolist() == expected
 
@@ -221,6 +307,39 @@ def test_no_two_conditions_share_a_key_and_a_selectors_clock_can_stand_still() -
     assert found.num_items == 1
 
 
+@pytest.mark.parametrize(
+    ("where", "hints"),
+    [
+        ("category = books", ["no item has 'books' in the column 'category'; did you mean 'Books'?"]),
+        (
+            ["count > 0", "category in (Boks, Gadgets) or kind = z"],
+            [
+                "no item has 'Boks' in the column 'category'; did you mean 'Books'?",
+                "no item has 'Gadgets' in the column 'category'; there is 'Books', 'Board games', 'Toys'",
+                "no item has 'z' in the column 'kind'; there is 'p', 'q'",
+            ],
+        ),
+        ("stock = 13", ["no item has '13' in the column 'stock'; did you mean '3'?"]),
+        ("stock = 3.0 and stock = 0", []),
+        ("category = Books or category = Boks", []),
+        (
+            "not category in (Boks) and count = 9",
+            ["no item has 'Boks' in the column 'category'; did you mean 'Books'?"],
+        ),
+        (pl.col("category") == "books", []),
+    ],
+    ids=str,
+)
+def test_values_that_no_item_has_are_named_where_nothing_is_left(
+    where: Where, hints: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("itemic.decode.conditions.select.log.propagate", True)
+    ItemSelector(ITEMS, Trie.from_codes(np.array([[0], [1], [2], [3]]), (4,))).select(where)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"no item fulfils the conditions: {hint}" for hint in hints
+    ]
+
+
 def test_a_recommender_lists_only_items_that_fulfil_each_requests_conditions(make_catalog, fake_policy) -> None:
     """24 items under 24 beams, so the list with a filter is the whole ranking without the others."""
     rng = np.random.default_rng(1)
@@ -250,7 +369,7 @@ def test_a_recommender_lists_only_items_that_fulfil_each_requests_conditions(mak
         recommender.recommend([[0]], 1, where=["stck > 0"])
     with pytest.raises(DataError, match="where is the one text"):
         recommender.recommend([[0]], 1, where="stock > 0")
-    with pytest.raises(DataError, match="within has 1 sets for 2 histories"):
+    with pytest.raises(DataError, match="where has 1 conditions for 2 histories"):
         recommender.recommend([[0], [1]], 1, where=["stock > 0"])
     bare = LanguageModelRecommender(model, catalog, lambda past: [20, *past])
     with pytest.raises(ConfigError, match="made without the catalogue's columns"):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -48,6 +49,7 @@ def test_conditions_by_flags(shop_run: Path, capsys: pytest.CaptureFixture[str])
         (["--where", "stock > 0", "--where", "genres contains odd"], lambda item: item % 2 == 1),
         (["--where", "released >= 2024-01-15 or title = 'Thing 3'"], lambda item: item >= 14 or item == 3),
         (["--where", "released is null"], lambda item: item == 0),
+        (["--where", "title contains 'thing 1'"], lambda item: item == 1 or item >= 10),
         (["--where", "not stock = 1", "--exclude", "i2"], lambda item: item % 4 != 1 and item not in (0, 2)),
     ):
         assert recommend(*flags)[0] == [item for item in ranking if is_allowed(item)]
@@ -71,3 +73,40 @@ def test_conditions_in_python(shop_run: Path) -> None:
     assert lists.num_allowed is not None
     assert lists.num_allowed.tolist() == [5, 20 if trained.dataset.keeps_repeats else 19, 2]
     assert lists.num_listed.tolist() == [4, 4, 2]
+
+
+def test_live_stock_decides_and_shows_nowhere_else(
+    shop_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    live = pl.DataFrame({"item_id": ["i3", "i2", "gone"], "stock": [0, 7, 1], "title": ["x", "y", "z"]})
+    live.write_csv(tmp_path / "live.csv")
+    plain = itemic.load_trained(shop_run, num_beams=20)
+    trained = itemic.load_trained(shop_run, num_beams=20, items=live)
+    expected = [replace(item, rank=1) for item in plain.recommend(["i1"], 20) if item.item_id == "i2"]
+    assert trained.recommend(["i1"], 20, where="stock > 0") == expected, "same title, prompt and probability"
+    assert trained.recommend([], 20, where="stock is null").num_allowed == 20 - 2
+    assert trained.dataset.items.equals(plain.dataset.items)
+    emptied = itemic.load_trained(shop_run, items=live.with_columns(stock=pl.lit(0)))
+    assert len({run.identity["items"] for run in (plain, trained, emptied)}) == 3
+    caplog.clear()
+    ask = ["recommend", "--run", str(shop_run), "--items", str(tmp_path / "live.csv"), "--where"]
+    main([*ask, "stock > 0", "--history", "i1", "--json"])
+    assert [item["item_id"] for item in json.loads(capsys.readouterr().out)] == ["i2"]
+    assert "1 rows have an item_id that no item has, 'gone' first" in caplog.text
+    main([*ask, "stock > 9", "--history", "i1", "--json"])
+    assert json.loads(capsys.readouterr().out) == []
+    assert "condition 'stock > 9' holds for no item" in caplog.text
+
+
+def test_a_table_reads_live_stock_and_does_not_go_on_with_another(shop_run: Path, tmp_path: Path) -> None:
+    live, target = tmp_path / "live.parquet", tmp_path / "recs.parquet"
+
+    def recommend(stock: list[int]) -> None:
+        pl.DataFrame({"item_id": ["i3", "i2"], "stock": stock}).write_parquet(live)
+        ask = ["recommend", "--run", str(shop_run), "--users", "all", "--out", str(target), "--no-exclude-seen"]
+        main([*ask, "--items", str(live), "--where", "stock > 0"])
+
+    recommend([0, 7])
+    assert pl.read_parquet(target)["item_id"].unique().to_list() == ["i2"]
+    recommend([7, 0])
+    assert pl.read_parquet(target)["item_id"].unique().to_list() == ["i3"]

@@ -27,7 +27,13 @@ def run_recommend(argv: list[str]) -> None:
     parser.add_argument("--exclude", nargs="+", help="ids or titles that must not appear")
     parser.add_argument("--allow", nargs="+", help="the only ids or titles that may appear")
     parser.add_argument(
-        "--where", action="append", help='condition on a catalogue column, "stock > 0" say; of several all must hold'
+        "--where",
+        action="append",
+        help='condition, "stock > 0" say; of several all must hold. COLUMN = VALUE (or != < <= > >=), [not] in (A, B), '
+        "[not] contains TEXT, within 30 days, is [not] null; joined by and, or, not, brackets. Quote several words",
+    )
+    parser.add_argument(
+        "--items", type=Path, help="Parquet or CSV table of item_id and columns for --where, today's stock say"
     )
     parser.add_argument("--num-beams", type=int, default=50, help="beam width")
     parser.add_argument("--batch-size", type=int, default=16, help="histories decoded at once")
@@ -56,6 +62,7 @@ def run_recommend(argv: list[str]) -> None:
         dtype=arguments.dtype,
         allow_catalog_change=arguments.allow_catalog_change,
         calibrated=not arguments.uncalibrated,
+        items=arguments.items,
         **_diversity(arguments),
     )
     if arguments.users is not None:

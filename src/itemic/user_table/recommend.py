@@ -107,7 +107,8 @@ def recommend_table(
     items = trained.dataset.items
     # A condition that cannot be understood shows before the table is read, not after.
     now = datetime.now(UTC).replace(second=0, microsecond=0)
-    trained.at(now).recommender.check_where(conditions)
+    if conditions:
+        trained.at(now).recommender.check_where(conditions)
     catalogue = Catalogue(items=ItemRows(items["item_id"]), active=trained.catalog.active, unknown_items=unknown_items)
     users = open_users(source, trained.dataset, catalogue)
     answers = AnswerTable(
