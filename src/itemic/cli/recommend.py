@@ -19,7 +19,9 @@ __all__ = ["run_recommend"]
 def run_recommend(argv: list[str]) -> None:
     """Recommends items after one history, or for every user of a table."""
     parser = argparse.ArgumentParser(
-        prog="itemic recommend", description="Recommend items after one history, or for a table of users."
+        prog="itemic recommend",
+        description="Recommend items after one history, or for a table of users.",
+        epilog="docs/decoding.md describes all of it: filters, tables, lists of unlike items, probabilities.",
     )
     parser.add_argument("--run", type=Path, required=True, help="run folder with a trained model")
     parser.add_argument("--history", nargs="*", help="item ids or titles, oldest first")
@@ -35,7 +37,13 @@ def run_recommend(argv: list[str]) -> None:
     parser.add_argument(
         "--items", type=Path, help="Parquet or CSV table of item_id and columns for --where, today's stock say"
     )
-    parser.add_argument("--num-beams", type=int, default=50, help="beam width")
+    parser.add_argument(
+        "--exclude-seen",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether items of the history are left out (default: if the dataset holds no repeats)",
+    )
+    parser.add_argument("--num-beams", type=int, default=50, help="beam width; a larger -k raises it to k")
     parser.add_argument("--batch-size", type=int, default=16, help="histories decoded at once")
     parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
     parser.add_argument(
@@ -69,7 +77,10 @@ def run_recommend(argv: list[str]) -> None:
         print_recommended_table(trained, arguments, settings)
         return
     history, exclude = arguments.history or [], arguments.exclude or []
-    found = trained.recommend(history, arguments.k, exclude=exclude, allow=arguments.allow, where=arguments.where or [])
+    where, exclude_seen = arguments.where or [], arguments.exclude_seen
+    found = trained.recommend(
+        history, arguments.k, exclude=exclude, allow=arguments.allow, where=where, exclude_seen=exclude_seen
+    )
     if arguments.json:
         print_json([asdict(item) for item in found])
     else:
@@ -112,6 +123,7 @@ def _print_items(found: "RecommendedItems", k: int) -> None:
         table.add_row(str(item.rank), item.item_id, item.title, item.sid, f"{item.probability:.4f}")
     Console().print(table)
     if found.num_allowed < k:
-        print(f"only {found.num_allowed} items are allowed, fewer than the {k} asked for", file=sys.stderr)
+        seen = f"; {found.num_seen} more are left out as seen (--no-exclude-seen lists them)" if found.num_seen else ""
+        print(f"only {found.num_allowed} items are allowed, fewer than the {k} asked for{seen}", file=sys.stderr)
     if len(found) < min(k, found.num_allowed):
         print(f"only {len(found)} of {found.num_allowed} allowed items were reached", file=sys.stderr)

@@ -19,7 +19,6 @@ _SETTINGS = {
     "out": "--out",
     "layout": "--format",
     "titles": "--no-titles",
-    "exclude_seen": "--exclude-seen",
     "unknown_items": "--unknown-items",
     "chunk_rows": "--chunk-rows",
     "restart": "--restart",
@@ -30,7 +29,12 @@ _FOR_ONE_HISTORY = {"history": "--history", "exclude": "--exclude", "allow": "--
 def add_table_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of a table of users; one that is not given leaves no trace, so that its default has one home."""
     table = parser.add_argument_group("for a table of users")
-    table.add_argument("--users", help="Parquet or CSV table of users, or 'all' for every user of the run's dataset")
+    table.add_argument(
+        "--users",
+        help="'all' for every user of the run's dataset; a Parquet table of user_id, history and maybe exclude and allow "
+        "(lists of item ids, no titles); or a Parquet or CSV log of user_id, item_id and timestamp (without it rows are "
+        "taken to be in order of time)",
+    )
     none = argparse.SUPPRESS
     table.add_argument("--out", type=Path, default=none, help="Parquet file to write; a killed run goes on")
     table.add_argument(
@@ -41,12 +45,6 @@ def add_table_flags(parser: argparse.ArgumentParser) -> None:
         help="a row a recommendation (default) or a row a user",
     )
     table.add_argument("--no-titles", dest="titles", action="store_false", default=none, help="leave out the titles")
-    table.add_argument(
-        "--exclude-seen",
-        action=argparse.BooleanOptionalAction,
-        default=none,
-        help="whether items of the history are left out (default: if the dataset holds no repeats)",
-    )
     table.add_argument(
         "--unknown-items",
         choices=["error", "drop"],
@@ -88,7 +86,7 @@ def print_recommended_table(trained: "TrainedRun", arguments: argparse.Namespace
     if arguments.json:
         logging.getLogger("itemic").setLevel(logging.WARNING)
     settings = dict(settings)
-    settings |= {"k": arguments.k, "where": arguments.where or []}
+    settings |= {"k": arguments.k, "where": arguments.where or [], "exclude_seen": arguments.exclude_seen}
     summary = recommend_table(trained, arguments.users, settings.pop("out"), **settings)
     if arguments.json:
         print_json(asdict(summary))

@@ -83,7 +83,8 @@ def constrained_beam_search(
     Raises:
         ConfigError: if the width, batch size or normalisation does not exist, the quota's prefix is longer than a
             semantic ID, or the ending holds what is no token.
-        DataError: if a prompt is empty or holds what is no token, or the filter is of another tree or another number of prompts.
+        DataError: if a prompt is empty or holds what is no token, or the filter is of another tree or another number
+            of prompts.
         CatalogError: if the policy speaks other codebooks than the tree's.
         ArtifactError: if the model returns NaN.
     """
