@@ -228,6 +228,7 @@ class TrainedRun:
     ) -> tuple[Recommendations, Thoughts | None]:
         if exclude is not None and len(exclude) != len(histories):
             raise DataError(f"exclude has {len(exclude)} lists for {len(histories)} histories")
+        check_histories(histories, self.catalog.num_items)
         if exclude_seen or (exclude_seen is None and not self.dataset.keeps_repeats):
             exclude = [[*items, *past] for items, past in zip(exclude or [()] * len(histories), histories, strict=True)]
         return self.recommender.recommend_with_thoughts(histories, k, exclude, allow, where=where, rows=rows)

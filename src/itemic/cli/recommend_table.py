@@ -31,9 +31,9 @@ def add_table_flags(parser: argparse.ArgumentParser) -> None:
     table = parser.add_argument_group("for a table of users")
     table.add_argument(
         "--users",
-        help="'all' for every user of the run's dataset; a Parquet table of user_id, history and maybe exclude and allow "
-        "(lists of item ids, no titles); or a Parquet or CSV log of user_id, item_id and timestamp (without it rows are "
-        "taken to be in order of time)",
+        help="'all' for every user of the run's dataset; a Parquet table of user_id, history and maybe exclude and "
+        "allow (lists of item ids, no titles); or a Parquet or CSV log of user_id, item_id and timestamp (without it "
+        "rows are taken to be in order of time)",
     )
     none = argparse.SUPPRESS
     table.add_argument("--out", type=Path, default=none, help="Parquet file to write; a killed run goes on")

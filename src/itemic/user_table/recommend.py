@@ -80,7 +80,8 @@ def recommend_table(
         source: A Parquet file with a row a user: ``user_id``, ``history`` (list of item ids, oldest first, maybe
             empty), and if wanted ``exclude`` and ``allow`` (lists of item ids, null for a user without one). Or an
             interaction log as Parquet or CSV: ``user_id``, ``item_id``, ``timestamp``; a user's history is all of its
-            rows by time, in their own order where there is no ``timestamp``. Or ``"all"``: every user of the run's own dataset, with all of its interactions.
+            rows by time, in their own order where there is no ``timestamp``. Or ``"all"``: every user of the run's own
+            dataset, with all of its interactions.
         target: The Parquet file to write.
         k: Number of items for each user.
         layout: ``long``, a row a recommendation, or ``lists``, a row a user.
