@@ -189,6 +189,7 @@ def test_filters_speak_of_domains_and_items_at_once(fake_policy) -> None:
     ]
     assert listed[0] == {(0, item) for item in (2, 3, 4, 5)}
     assert listed[1] == set()
+    assert lists.num_allowed.tolist() == [4, 0, 11]
     assert listed[2] == {(0, item) for item in range(6)} | {(1, item) for item in range(5)}
     allow = [forest.item_index("ad", [2]) + forest.item_index("video", [4])]
     both = recommend_from_domains(policy, PROMPTS[:1], forest, 3, allow=allow)

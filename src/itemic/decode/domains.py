@@ -99,6 +99,9 @@ class DomainRecommendations:
     """Log-probability of the domain's opening tokens and the item's codes."""
     num_tied_beyond: Int[np.ndarray, "B"]
     """How many further items that were scored share the last listed score."""
+    num_allowed: Int[np.ndarray, "B"]
+    """How many items of the domains asked for each request might have got. A list shorter than both this and ``k`` did
+    not reach all that were allowed."""
 
 
 class DomainForest:
@@ -281,8 +284,13 @@ def recommend_from_domains(
     )
     lists = list_items(forest.trie, beams, k, allowed)
     domain, item_index = forest.locate(lists.item_index)
+    assert lists.num_allowed is not None, "a language model counts what is allowed"
     return DomainRecommendations(
-        domain=domain, item_index=item_index, score=lists.score, num_tied_beyond=lists.num_tied_beyond
+        domain=domain,
+        item_index=item_index,
+        score=lists.score,
+        num_tied_beyond=lists.num_tied_beyond,
+        num_allowed=lists.num_allowed,
     )
 
 

@@ -204,6 +204,12 @@ class ConstrainedRows:
         self.remove(index)
         if request is None:
             return
+        if request.num_given > len(prompt):
+            log.error(
+                "itemic_num_given %d for a prompt of %d tokens: nothing can follow", request.num_given, len(prompt)
+            )
+            self._rows[index] = _Row(request, output, given=(), mark=(), forced=(), filter_key=(True, ()), begin=0)
+            return
         mark = (request.begins_after or self._opening) if request.is_text_first else ()
         before = mark or tuple(prompt[: len(prompt) - request.num_given])
         is_open = before[len(before) - len(self._opening) :] == self._opening

@@ -50,8 +50,9 @@ def test_a_row_is_left_with_log_probabilities_that_no_filter_changes(vllm, wrapp
         ([], {"itemic_allow": ["unknown"]}),
         ([], {"itemic_exclude": [f"i{row}" for row in range(100)]}),
         ([2], {}),
+        ([], {"itemic_num_given": 2}),
     ],
-    ids=["nothing allowed", "unknown allowed", "all excluded", "left the tree"],
+    ids=["nothing allowed", "unknown allowed", "all excluded", "left the tree", "more given than there is"],
 )
 def test_a_row_that_nothing_may_follow_can_only_end(vllm, plain, output, extra) -> None:
     _, after = one_row(vllm, plain, [1], output, itemic="sid", **extra)

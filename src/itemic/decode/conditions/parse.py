@@ -21,9 +21,18 @@ from typing import NamedTuple, NoReturn, cast, get_args
 import polars as pl
 
 from itemic.core.errors import ConfigError, DataError
-from itemic.decode.conditions.columns import Comparison, Notes, compare, contains, is_among, is_missing, is_recent
+from itemic.decode.conditions.columns import (
+    Comparison,
+    Notes,
+    Value,
+    compare,
+    contains,
+    is_among,
+    is_missing,
+    is_recent,
+)
 
-__all__ = ["parse_condition"]
+__all__ = ["parse_condition", "values_asked_for"]
 
 log = logging.getLogger("itemic")
 
@@ -68,6 +77,19 @@ def parse_condition(text: str, items: pl.DataFrame, now: datetime) -> pl.Expr:
     return found
 
 
+def values_asked_for(text: str, items: pl.DataFrame, now: datetime) -> list[tuple[str, Value]]:
+    """Returns the columns and values that a condition wants to be equal, by ``=`` or ``in``.
+
+    Args:
+        text: The condition, one that can be parsed.
+        items: The catalogue whose columns are meant.
+        now: As for ``parse_condition``.
+    """
+    parser = _Parser(_tokens(text), items, now, {})
+    parser.parse()
+    return parser.asked_for
+
+
 def _tokens(text: str) -> list[_Token]:
     tokens: list[_Token] = []
     end = 0
@@ -97,6 +119,7 @@ class _Parser:
         self._items = items
         self._now = now
         self._notes = notes
+        self.asked_for: list[tuple[str, Value]] = []
         self._place = 0
         self._depth = 0
 
@@ -136,7 +159,9 @@ class _Parser:
         items, notes = self._items, self._notes
         for comparison in get_args(Comparison):
             if self._takes(comparison):
-                return compare(items, column, cast(Comparison, comparison), self._value("a value"), notes)
+                value = self._compared("a value")
+                self.asked_for += [(column, value)] if comparison == "=" else []
+                return compare(items, column, cast(Comparison, comparison), value, notes)
         if self._takes("is"):
             is_negated = self._takes("not")
             self._needs("null")
@@ -146,18 +171,20 @@ class _Parser:
             return is_recent(items, column, self._age(), self._now, notes)
         is_negated = self._takes("not")
         if self._takes("in"):
-            found = is_among(items, column, self._values(), notes)
+            values = self._values()
+            self.asked_for += [] if is_negated else [(column, value) for value in values]
+            found = is_among(items, column, values, notes)
         elif self._takes("contains"):
             found = contains(items, column, self._value("a value"))
         else:
             self._refuse(f"=, !=, <, <=, >, >=, in, contains, within or is after {column}")
         return ~found if is_negated else found
 
-    def _values(self) -> list[str]:
+    def _values(self) -> list[Value]:
         self._needs("(")
-        values = [self._value("a value")]
+        values = [self._compared("a value")]
         while self._takes(","):
-            values.append(self._value("a value"))
+            values.append(self._compared("a value"))
         self._needs(")")
         return values
 
@@ -167,6 +194,10 @@ class _Parser:
         if seconds is None or not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", number):
             raise ConfigError(f"expected a number of minutes, hours, days or weeks, found {number} {unit}")
         return timedelta(seconds=float(number) * seconds)
+
+    def _compared(self, what: str) -> Value:
+        text = self._value(what)
+        return Value(text, is_quoted=not self._tokens[self._place - 1].is_word)
 
     def _value(self, what: str) -> str:
         if self._place == len(self._tokens) or self._tokens[self._place].is_sign:

@@ -15,6 +15,7 @@ from jaxtyping import Bool
 
 from itemic.core.errors import CatalogError, ConfigError
 from itemic.decode.conditions.columns import check_columns
+from itemic.decode.conditions.hints import missing_values
 from itemic.decode.conditions.parse import parse_condition
 from itemic.decode.item_sets import ItemSet
 from itemic.decode.trie import Trie
@@ -36,7 +37,7 @@ _RELATIVE = re.compile(r"\bwithin\b", re.IGNORECASE)
 def item_mask(items: pl.DataFrame, where: Where, now: datetime) -> Bool[np.ndarray, "N"]:
     """Returns for each item whether the conditions hold; where one needs a value that is missing it does not.
 
-    Warns where that is no item.
+    Warns where that is no item, and names values that none has.
 
     Args:
         items: The catalogue, row i is item_index i.
@@ -52,9 +53,10 @@ def item_mask(items: pl.DataFrame, where: Where, now: datetime) -> Bool[np.ndarr
         expression = parse_condition(condition, items, now) if isinstance(condition, str) else condition
         holds = _evaluate(items, expression)
         if not holds.any():
-            log.warning("condition %s holds for no item", repr(condition) if isinstance(condition, str) else condition)
+            hints = missing_values(items, condition, now) if isinstance(condition, str) else []
+            log.warning("%s", "; ".join([f"condition {_shown(condition)} holds for no item", *hints]))
         elif mask.any() and not (mask & holds).any():
-            log.warning("condition %s holds for no item for which those before it hold", condition)
+            log.warning("condition %s holds for no item for which those before it hold", _shown(condition))
         mask &= holds
     return mask
 
@@ -117,6 +119,10 @@ class ItemSelector:
 
 def _conditions(where: Where) -> tuple[Condition, ...]:
     return (where,) if isinstance(where, (str, pl.Expr)) else tuple(where)
+
+
+def _shown(condition: Condition) -> str:
+    return repr(condition) if isinstance(condition, str) else str(condition)
 
 
 def condition_key(condition: Condition) -> str:
