@@ -63,14 +63,9 @@ def evaluate(config: ComparisonConfig, run: Run, *, seed: int, force: bool = Fal
             # Ranks need no probabilities, so a calibration, which an earlier model may have left, is not read.
             calibrated=False,
         )
-        recommenders: list[Recommender] = [trained.recommender]
-        fit_s = {}
-        for name in config.baselines:
-            started = time.perf_counter()
-            recommenders.append(fit_baseline(name, dataset, seed=seed))
-            fit_s[recommenders[-1].name] = round(time.perf_counter() - started, 3)
-            log.info("fitted %s in %.1f s", recommenders[-1].name, fit_s[recommenders[-1].name])
+        baselines, fit_s = _fit_baselines(config.baselines, dataset, seed)
         dtypes = {trained.recommender.name: str(trained.precision)}
+        recommenders = [trained.recommender, *baselines]
         figures = evaluate_all(recommenders, dataset, config, run.folder, seed, fit_s=fit_s, dtypes=dtypes)
         headline = (f"HR@{config.headline_cutoff}", f"NDCG@{config.headline_cutoff}")
         return {
@@ -87,6 +82,19 @@ def evaluate(config: ComparisonConfig, run: Run, *, seed: int, force: bool = Fal
         seed=seed,
         force=force,
     )
+
+
+def _fit_baselines(names: Sequence[str], dataset: Dataset, seed: int) -> tuple[list[Recommender], dict[str, float]]:
+    """Returns the fitted baselines, and the seconds that each took by its name in tables."""
+    fitted: list[Recommender] = []
+    fit_s = {}
+    for name in names:
+        started = time.perf_counter()
+        baseline = fit_baseline(name, dataset, seed=seed)
+        fitted.append(baseline)
+        fit_s[baseline.name] = round(time.perf_counter() - started, 3)
+        log.info("fitted %s in %.1f s", baseline.name, fit_s[baseline.name])
+    return fitted, fit_s
 
 
 def _sft(recipe: Recipe, run: Run, force: bool) -> StageResult:
