@@ -195,6 +195,22 @@ class TrainedRun:
         """Returns the same run for which it is always ``moment`` (with a zone): ``within`` counts back from it."""
         return replace(self, recommender=self.recommender.at(moment))
 
+    def with_items(self, items: pl.DataFrame | Path | str) -> "TrainedRun":
+        """Returns the same run whose conditions also read a table of live columns: today's stock, say.
+
+        Those of another such table are gone. Prompts and titles stay as they are.
+
+        Args:
+            items: A table of ``item_id`` and any columns, or its Parquet or CSV file. Its columns take the place of
+                the catalogue's of the same name; an item without a row has no value in them.
+
+        Raises:
+            DataError: if it cannot be read, has no ``item_id`` or one twice, or none that is an item's.
+        """
+        columns, content = lay_over(self.dataset.items, items)
+        identity = {**self.identity, "items": content}
+        return replace(self, recommender=self.recommender.with_items(columns), identity=identity)
+
     def after_thinking(self, config: ThinkConfig | None = None) -> "TrainedRun":
         """Returns the same run with the model thinking before each answer, which then holds the thought.
 
@@ -278,8 +294,8 @@ def load_trained(
         quota: At most so many items of a list under one prefix of codes.
         mmr: Re-ranks each list so that its items are unlike each other.
         calibrated: Whether to show calibrated probabilities where the run has a ``calibration.json``.
-        items: A table of ``item_id`` and any columns, or its file, for conditions to read beside the catalogue's own
-            and instead of those of the same name: today's stock, say. Prompts and titles stay as they are.
+        items: What conditions read beside the catalogue's own columns, today's stock say; see
+            ``TrainedRun.with_items``, which takes newer values without loading the model again.
 
     Raises:
         ConfigError: if a setting cannot be honoured.
@@ -292,7 +308,6 @@ def load_trained(
     tune_allocator()
     run = Run(Path(folder))
     dataset, catalog = _load_items(run)
-    columns, live = (dataset.items, None) if items is None else lay_over(dataset.items, items)
     model = _load_model(run, device)
     precision = model.prepare_for_inference(dtype)
     # Longer histories are cut to the items that the model was trained to read.
@@ -310,7 +325,7 @@ def load_trained(
         normalize=normalize,
         batch_size=batch_size,
         allow_catalog_change=allow_catalog_change,
-        items=columns,
+        items=dataset.items,
         quota=quota,
         mmr=mmr,
         trie_path=run.path("trie.safetensors"),
@@ -319,10 +334,11 @@ def load_trained(
     made_of = {"num_beams": num_beams, "normalize": normalize, "catalog": catalog.version, **_hashes(run)}
     made_of["dtype"] = dtype
     lists = {"quota": None if quota is None else asdict(quota), "mmr": None if mmr is None else mmr.identity}
-    identity = {**made_of, **lists, "items": live}
+    identity = {**made_of, **lists}
     trained = TrainedRun(
         dataset, catalog, renderer, recommender, identity, max_history=max_history, precision=precision
     )
+    trained = trained if items is None else trained.with_items(items)
     return _with_calibration(trained, run.path(_CALIBRATION)) if calibrated else trained
 
 

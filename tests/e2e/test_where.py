@@ -41,7 +41,7 @@ def test_conditions_by_flags(shop_run: Path, capsys: pytest.CaptureFixture[str])
             ["recommend", "--run", str(shop_run), "--history", "i1", "--num-beams", "20", "-k", "20", "--json", *flags]
         )
         answer = capsys.readouterr()
-        return [int(item["item_id"][1:]) for item in json.loads(answer.out)], answer.err
+        return [int(item["item_id"][1:]) for item in json.loads(answer.out)["items"]], answer.err
 
     ranking, _ = recommend()
     for flags, is_allowed in (
@@ -86,15 +86,22 @@ def test_live_stock_decides_and_shows_nowhere_else(
     assert trained.recommend(["i1"], 20, where="stock > 0") == expected, "same title, prompt and probability"
     assert trained.recommend([], 20, where="stock is null").num_allowed == 20 - 2
     assert trained.dataset.items.equals(plain.dataset.items)
-    emptied = itemic.load_trained(shop_run, items=live.with_columns(stock=pl.lit(0)))
-    assert len({run.identity["items"] for run in (plain, trained, emptied)}) == 3
+    emptied = trained.with_items(live.with_columns(stock=pl.lit(0)))
+    assert (
+        emptied.recommend([], 20, where="stock > 0").num_allowed,
+        len(trained.recommend([], where="stock > 0")),
+    ) == (0, 1)
+    assert len({run.identity.get("items") for run in (plain, trained, emptied)}) == 3
+    with pytest.raises(SystemExit, match="2"):
+        main(["recommend", "--run", str(shop_run), "--items", str(tmp_path / "live.csv")])
+    assert "--items is what conditions read: give --where too" in capsys.readouterr().err
     caplog.clear()
     ask = ["recommend", "--run", str(shop_run), "--items", str(tmp_path / "live.csv"), "--where"]
     main([*ask, "stock > 0", "--history", "i1", "--json"])
-    assert [item["item_id"] for item in json.loads(capsys.readouterr().out)] == ["i2"]
+    assert [item["item_id"] for item in json.loads(capsys.readouterr().out)["items"]] == ["i2"]
     assert "1 rows have an item_id that no item has, 'gone' first" in caplog.text
     main([*ask, "stock > 9", "--history", "i1", "--json"])
-    assert json.loads(capsys.readouterr().out) == []
+    assert json.loads(capsys.readouterr().out) == {"items": [], "num_allowed": 0, "num_seen": 0, "k": 10}
     assert "condition 'stock > 9' holds for no item" in caplog.text
 
 

@@ -60,6 +60,8 @@ def run_recommend(argv: list[str]) -> None:
     add_table_flags(parser)
     arguments = parser.parse_args(argv)
     settings = table_settings(arguments)
+    if arguments.items is not None and not arguments.where:
+        raise ConfigError("--items is what conditions read: give --where too")
     from itemic.inference import load_trained
 
     trained = load_trained(
@@ -82,9 +84,10 @@ def run_recommend(argv: list[str]) -> None:
         history, arguments.k, exclude=exclude, allow=arguments.allow, where=where, exclude_seen=exclude_seen
     )
     if arguments.json:
-        print_json([asdict(item) for item in found])
+        counts = {"num_allowed": found.num_allowed, "num_seen": found.num_seen, "k": arguments.k}
+        print_json({"items": [asdict(item) for item in found], **counts})
     else:
-        _print_items(found, arguments.k)
+        _print_items(found, arguments.k, arguments.max_per_prefix)
 
 
 def _add_diversity_flags(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +117,7 @@ def _diversity(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _print_items(found: "RecommendedItems", k: int) -> None:
+def _print_items(found: "RecommendedItems", k: int, quota: int | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -126,4 +129,5 @@ def _print_items(found: "RecommendedItems", k: int) -> None:
         seen = f"; {found.num_seen} more are left out as seen (--no-exclude-seen lists them)" if found.num_seen else ""
         print(f"only {found.num_allowed} items are allowed, fewer than the {k} asked for{seen}", file=sys.stderr)
     if len(found) < min(k, found.num_allowed):
-        print(f"only {len(found)} of {found.num_allowed} allowed items were reached", file=sys.stderr)
+        reason = "were reached" if quota is None else f"fit --max-per-prefix {quota} and were reached"
+        print(f"only {len(found)} of {found.num_allowed} allowed items {reason}", file=sys.stderr)

@@ -223,6 +223,16 @@ class LanguageModelRecommender:
         frozen._selector = None if self._selector is None else self._selector.at(moment)
         return frozen
 
+    def with_items(self, items: pl.DataFrame) -> "LanguageModelRecommender":
+        """Returns a recommender whose conditions read another table of the same items, in the same order.
+
+        Raises:
+            CatalogError: if the table has another number of items.
+        """
+        other = copy.copy(self)
+        other._selector = ItemSelector(items, self._trie)
+        return other
+
     def check_where(self, where: Where) -> None:
         """Checks that conditions can be asked for, and keeps the set of their items for the first request.
 
