@@ -20,10 +20,10 @@ if __name__ == "__main__":  # the engine's processes import this file again
         logprobs_mode="processed_logits",
         max_logprobs=50,
     )
-    renderer, catalog = (run := load_trained(folder)).renderer, run.catalog
-    history = run.dataset.split("test")["history"][0].to_list()[-10:]
-    lists = VllmRecommender(llm, renderer.next_item_prompt).recommend([history], k=10, exclude=[history])
-    print([catalog.item_ids[row] for row in lists.item_index[0] if row >= 0])
+    run = load_trained(folder)
+    history = run.dataset.split("test")["history"][0].to_list()
+    lists = VllmRecommender(llm, run.prompt).recommend([history], k=10, exclude=[history])
+    print([run.catalog.item_ids[row] for row in lists.item_index[0] if row >= 0])
     params = SamplingParams(n=5, max_tokens=8, extra_args={"itemic": "sid"})
-    for output in llm.generate([{"prompt_token_ids": renderer.next_item_prompt(history)}], params)[0].outputs:
+    for output in llm.generate([{"prompt_token_ids": run.prompt(history)}], params)[0].outputs:
         print(output.text)

@@ -28,8 +28,8 @@ requests = [
     lambda: trained.recommend_many([["1"]], 3),
     lambda: trained.recommend_many([1], 3),
     lambda: trained.recommend_many([[1], [2]], 3, where=["title = x"]),
-    lambda: constrained_beam_search(trained.model, [[3], [10**7]], trained.trie),
-    lambda: sample_without_replacement(trained.model, [[-3]], trained.trie, 2),
+    lambda: constrained_beam_search(trained.model, [[3], [10**7]], trained.trie, 5),
+    lambda: sample_without_replacement(trained.model, [[-3]], trained.trie, 2, seed=0),
     lambda: itemic.load_trained(run, normalize="foo"),
     lambda: itemic.load_trained(run + "/elsewhere", batch_size=-1),
     lambda: itemic.load_trained(run + "/elsewhere", num_beams=2.5),
@@ -80,7 +80,7 @@ def test_seen_items_return_where_they_are_asked_for(shop_run: Path, trained: ite
     hint = "only 0 items are allowed, fewer than the 2 asked for; 1 more are left out as seen (--no-exclude-seen lists"
     assert hint in capsys.readouterr().err
     main([*ask, "--no-exclude-seen", "--json"])
-    assert [item["item_id"] for item in json.loads(capsys.readouterr().out)] == ["i1"]
+    assert [item["item_id"] for item in json.loads(capsys.readouterr().out)["items"]] == ["i1"]
 
 
 def test_runs_and_trees_are_shown_in_a_line(trained: itemic.TrainedRun) -> None:
