@@ -24,6 +24,10 @@ def shop_run(shop: Path, tmp_path_factory: pytest.TempPathFactory, write_recipe:
 
 
 def answer(run: Path, capsys: pytest.CaptureFixture, *flags: str) -> list[dict]:
+    return whole_answer(run, capsys, *flags)["items"]
+
+
+def whole_answer(run: Path, capsys: pytest.CaptureFixture, *flags: str) -> dict:
     capsys.readouterr()
     main(["recommend", "--run", str(run), "--history", "i1", "--num-beams", "20", "--json", *flags])
     return json.loads(capsys.readouterr().out)
@@ -40,6 +44,12 @@ def test_a_quota_and_mmr_by_flags_and_in_python(shop_run: Path, capsys, tmp_path
     limited = answer(shop_run, capsys, "-k", "20", "--max-per-prefix", "2")
     assert [item["item_id"] for item in limited] == expected
     assert len(expected) < len(plain)
+    everything = whole_answer(shop_run, capsys, "-k", "20", "--max-per-prefix", "2")
+    assert set(everything) == {"items", "num_allowed", "num_seen", "k"}
+    assert (everything["num_allowed"], everything["k"]) == (len(plain), 20)
+    main(["recommend", "--run", str(shop_run), "--history", "i1", "-k", "20", "--max-per-prefix", "2"])
+    reason = "allowed items fit --max-per-prefix 2 and were reached"
+    assert f"only {len(expected)} of {len(plain)} {reason}" in capsys.readouterr().err
     unlike = answer(shop_run, capsys, "-k", "4", "--mmr", "0")
     assert unlike[0]["item_id"] == plain[0]["item_id"]
     assert len({first_code[item["item_id"]] for item in unlike}) == min(4, len(set(first_code.values())))

@@ -48,12 +48,12 @@ def test_the_whole_road_finds_every_next_item(
     capsys.readouterr()
 
     main(["recommend", "--run", str(run), "--history", "i10", "Thing 3", "--k", "3", "--json"])
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)["items"]
     assert [item["rank"] for item in found] == [1, 2, 3]
     assert found[0]["item_id"] == "i16"
     assert found[0]["probability"] > 0.5
     main(["recommend", "--run", str(run), "--history", "i10", "i3", "--exclude", "i16", "--k", "19", "--json"])
-    assert "i16" not in {item["item_id"] for item in json.loads(capsys.readouterr().out)}
+    assert "i16" not in {item["item_id"] for item in json.loads(capsys.readouterr().out)["items"]}
 
     trained = itemic.load_trained(run)
     assert trained.recommend(["Thing 3"], 1)[0].title == "Thing 16"

@@ -64,7 +64,7 @@ def test_new_items_can_be_recommended_and_retired_ones_never(
         main(["recommend", "--run", str(smaller), "--history", "i5"])
     assert "descends from it: 2 items more, 2 retired. Train a model on it, or" in capsys.readouterr().err
     main(["recommend", "--run", str(smaller), "--history", "i5", "--allow-catalog-change", "--json"])
-    assert len(json.loads(capsys.readouterr().out)) == 10
+    assert len(json.loads(capsys.readouterr().out)["items"]) == 10
     main(["catalog", "show", "--run", str(smaller)])
     shown = capsys.readouterr().out
     assert "22 items, SIDs of 4 x 4 x 4 codes" in shown
