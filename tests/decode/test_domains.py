@@ -237,7 +237,7 @@ def test_bad_arguments_are_named(fake_policy) -> None:
     forest = DomainForest([domain(), domain(**other)])
     with pytest.raises(ConfigError, match="no domain 'goods'; there are video, ad"):
         recommend_from_domains(policy, [[1]], forest, 1, domains=[["goods"]])
-    with pytest.raises(ConfigError, match="domains 'video': expected a collection of names"):
+    with pytest.raises(ConfigError, match="domains 'video': expected a collection of names for each prompt"):
         recommend_from_domains(policy, [[1]], forest, 1, domains=["video"])
     with pytest.raises(DataError, match="domains has 1 choices for 2 prompts"):
         recommend_from_domains(policy, [[1], [2]], forest, 1, domains=[None])

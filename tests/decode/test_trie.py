@@ -21,6 +21,14 @@ def test_small_trie_by_hand() -> None:
     assert (trie.num_levels, trie.num_items, trie.num_leaves) == (2, 4, 3)
 
 
+def test_items_of_leaves_shared_or_not() -> None:
+    shared = Trie.from_codes(np.array([[1, 0], [0, 2], [1, 0], [0, 1]]), (2, 3))
+    assert shared.items(torch.tensor([[2, -1], [0, 1]])).tolist() == [[[0, 2], [-1, -1]], [[3, -1], [1, -1]]]
+    unique = Trie.from_codes(np.array([[1, 0], [0, 2], [0, 1]]), (2, 3))
+    assert unique.items(torch.tensor([2, -1, 0])).tolist() == [[0], [-1], [2]]
+    assert repr(shared) == "Trie(4 items, 3 leaves, sizes (2, 3), on cpu)"
+
+
 def test_children_repeat_the_first_one_where_there_are_no_more() -> None:
     trie = Trie.from_codes(np.array([[0, 1], [0, 2], [1, 0]]), (2, 3))
     child, is_child = trie.children(1, torch.tensor([[1, 0]]))

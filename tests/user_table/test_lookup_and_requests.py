@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itemic.core.errors import DataError
-from itemic.user_table.lookup import ItemRows
+from itemic.data.lookup import ItemRows
 from itemic.user_table.requests import make_requests
 
 IDS = pl.Series([f"i{row}" for row in range(6)])

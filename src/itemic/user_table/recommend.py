@@ -16,10 +16,10 @@ import itemic
 from itemic.core.errors import ConfigError
 from itemic.core.progress import progress_bar
 from itemic.core.ranking import Recommendations
+from itemic.data.lookup import ItemRows
 from itemic.decode.conditions import Condition, Where, condition_key
 from itemic.inference import TrainedRun
 from itemic.user_table.answers import AnswerTable, Layout
-from itemic.user_table.lookup import ItemRows
 from itemic.user_table.parts import PartFolder
 from itemic.user_table.requests import Requests, UnknownItems
 from itemic.user_table.source import ALL_USERS, Catalogue, UserSource, open_users

@@ -8,7 +8,7 @@ import polars as pl
 from jaxtyping import Bool, Int
 
 from itemic.core.errors import DataError
-from itemic.user_table.lookup import ItemRows
+from itemic.data.lookup import ItemRows
 
 __all__ = [
     "NOT_THERE",

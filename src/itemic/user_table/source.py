@@ -20,8 +20,8 @@ from jaxtyping import Bool
 
 from itemic.core.dataset import Dataset
 from itemic.core.errors import DataError
+from itemic.data.lookup import ItemRows
 from itemic.user_table.grouping import group_log, grouped_users
-from itemic.user_table.lookup import ItemRows
 from itemic.user_table.requests import (
     NOT_THERE,
     ItemLists,
