@@ -108,8 +108,10 @@ def recommend_table(
     items = trained.dataset.items
     # A condition that cannot be understood shows before the table is read, not after.
     now = datetime.now(UTC).replace(second=0, microsecond=0)
+    asked = trained
     if conditions:
-        trained.at(now).recommender.check_where(conditions)
+        asked = trained.at(now)
+        asked.recommender.check_where(conditions)
     catalogue = Catalogue(items=ItemRows(items["item_id"]), active=trained.catalog.active, unknown_items=unknown_items)
     users = open_users(source, trained.dataset, catalogue)
     answers = AnswerTable(
@@ -125,7 +127,8 @@ def recommend_table(
     identity["dtype"] = trained.precision
     with parts.hold():
         begun = parts.open(identity, {"now": now.isoformat()}, restart=restart)
-        asked = trained.at(datetime.fromisoformat(begun["now"])) if conditions else trained
+        if conditions and begun["now"] != now.isoformat():
+            asked = trained.at(datetime.fromisoformat(begun["now"]))
         job = _Job(asked, users, parts, answers, k, exclude_seen, conditions, chunk_rows)
         num_parts, num_resumed, counted = job.fill(job.num_users())
         parts.assemble(num_parts, answers.schema)
