@@ -80,15 +80,13 @@ def recommend_table(
         source: A Parquet file with a row a user: ``user_id``, ``history`` (list of item ids, oldest first, maybe
             empty), and if wanted ``exclude`` and ``allow`` (lists of item ids, null for a user without one). Or an
             interaction log as Parquet or CSV: ``user_id``, ``item_id``, ``timestamp``; a user's history is all of its
-            rows by time, in their own order where there is no ``timestamp``. Or ``"all"``: every user of the run's own
-            dataset, with all of its interactions.
+            rows by time, or as they come without one. Or ``"all"``: every user of the run's dataset, all interactions.
         target: The Parquet file to write.
         k: Number of items for each user.
         layout: ``long``, a row a recommendation, or ``lists``, a row a user.
         titles: Whether there is a title column.
         exclude_seen: Whether items of the history are left out; None does so where the dataset holds no repeats.
-        where: A condition on the catalogue's columns that every item must fulfil, or several (see
-            ``decode.conditions``).
+        where: A condition on the catalogue's columns, or several (``decode.conditions``), for every item.
         unknown_items: ``error``, or ``drop`` to leave out ids that no item has, and count them.
         chunk_rows: Users in a chunk, which is what a kill can lose. Users with histories of like length are put
             together within one.
