@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from transformers import DynamicCache
 
-from itemic.decode import LanguageModelRecommender, Trie, constrained_beam_search
+from itemic.decode import BeamResult, LanguageModelRecommender, Trie, constrained_beam_search
 from itemic.decode.naive import naive_beam_search
 from itemic.decode.prefill import PrefixMemory
+from itemic.decode.think import ThinkConfig, Thoughts, think_then_recommend
 from itemic.language import Renderer, Spelling
+from itemic.language.thoughts import ThoughtTokens
 from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer
 
 SIZES = (8, 8, 8)
@@ -86,6 +89,23 @@ def test_a_shared_beginning_leaves_the_naive_lists(model, codes, prompts) -> Non
             expected = naive_beam_search(model, prompt, sids, NUM_BEAMS, "full")
             assert [sids[leaf] for leaf in result.leaf[row].tolist()] == [sid for sid, _ in expected]
             np.testing.assert_allclose(result.logprob[row], [score for _, score in expected], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("num_thought", [0, 40])
+def test_a_cache_that_appends_in_place_changes_no_list(model, codes, prompts, monkeypatch, num_thought) -> None:
+    trie = Trie.from_codes(codes, SIZES)
+    frame = ThoughtTokens(stop_ids=(0, 0), then_ids=(3,))
+    config = ThinkConfig(max_new_tokens=num_thought, allows_sids=True)
+
+    def search() -> tuple[Thoughts, BeamResult]:
+        return think_then_recommend(model, prompts * 2, trie, NUM_BEAMS, frame, config, "full", batch_size=3)
+
+    thoughts, beams = search()
+    monkeypatch.setattr("itemic.model.sid_model.new_cache", DynamicCache)
+    expected_thoughts, expected = search()
+    assert thoughts.tokens.equal(expected_thoughts.tokens)
+    assert beams.leaf.equal(expected.leaf)
+    torch.testing.assert_close(beams.logprob, expected.logprob, rtol=0, atol=2e-5)
 
 
 @pytest.mark.gpu

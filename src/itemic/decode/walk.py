@@ -1,9 +1,9 @@
 """The way down the trie with a batch of prompts, one level at a time; every search over semantic IDs goes it.
 
 The prompts fill the cache; then every level appends its live nodes to the same cache, one token a node, and a mask
-lets a node see its prompt and its own ancestors only. So nothing is copied, re-ordered or padded for a beam, and the
-head is asked for one level's codes. Knows which children there are and what they score, not which of them to take:
-that is the search's (``beam``, ``stochastic``).
+lets a node see its prompt and its own ancestors only. So no beam has a cache of its own, nothing is re-ordered or
+padded for one, and the head is asked for one level's codes. Knows which children there are and what they score, not
+which of them to take: that is the search's (``beam``, ``stochastic``).
 """
 
 from collections.abc import Callable, Sequence

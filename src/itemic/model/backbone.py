@@ -1,4 +1,4 @@
-"""Networks and tokenizers: pretrained ones by name, small decoders from scratch; the one importer of transformers.
+"""Networks and tokenizers: pretrained ones by name, small decoders from scratch, by transformers.
 
 Knows nothing of catalogues or prompts. transformers takes seconds to import, so it is imported inside functions.
 """
@@ -231,14 +231,14 @@ def checkpoint_activations(network: Any) -> None:
 
 
 def new_cache() -> Any:
-    """Returns an empty key-value cache that keeps every key of every layer.
+    """Returns an empty key-value cache that keeps every key of every layer and appends in place.
 
-    The cache that a network would make itself drops keys outside a sliding window, by slot and not by position, which
-    a tree mask cannot follow.
+    The cache that a network would make itself copies all keys for every token, and drops keys outside a sliding
+    window, by slot and not by position, which a tree mask cannot follow.
     """
-    from transformers import DynamicCache
+    from itemic.model.key_cache import make_growing_cache
 
-    return DynamicCache()
+    return make_growing_cache()
 
 
 def save_network(network: Any, tokenizer: Any, folder: Path) -> None:
