@@ -324,9 +324,8 @@ def test_no_two_conditions_share_a_key_and_a_selectors_clock_can_stand_still() -
     ],
 )
 def test_values_that_no_item_has_are_named_where_a_condition_holds_for_none(
-    condition: str, hint: str | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    condition: str, hint: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("itemic.decode.conditions.select.log.propagate", True)
     item_mask(ITEMS, condition, NOW)
     expected = [] if hint is None else [f"condition {condition!r} holds for no item{hint}"]
     assert [record.getMessage() for record in caplog.records] == expected

@@ -55,9 +55,8 @@ def test_the_same_making_goes_on_as_it_was_begun(parts: PartFolder) -> None:
 
 
 def test_finished_parts_of_another_making_are_dropped_only_when_told(
-    parts: PartFolder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    parts: PartFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("itemic.user_table.parts.log.propagate", True)
     parts.open({"k": 1}, {})
     parts.write_survey({"num_users": 4})
     with caplog.at_level(logging.WARNING, logger="itemic"):
