@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from itemic.decode import ItemFilter, Trie
-from itemic.decode.hugging_face import SidLogitsProcessor
+from itemic.decode.adapters.hugging_face import SidLogitsProcessor
 from itemic.language import SidTokens, Spelling
 from itemic.model import DecoderConfig, make_decoder, make_sid_tokenizer
 

@@ -8,14 +8,14 @@ import sys
 from vllm import LLM, SamplingParams
 
 from itemic import load_trained
-from itemic.decode.vllm import VllmRecommender
+from itemic.decode.adapters.vllm import VllmRecommender
 
 if __name__ == "__main__":  # the engine's processes import this file again
     llm = LLM(
         f"{(folder := sys.argv[1])}/model",
         dtype="float32",
         enforce_eager=True,  # starts faster; a server leaves it out
-        logits_processors=["itemic.decode.vllm:SidLogitsProcessorV1"],  # V2 on a GPU
+        logits_processors=["itemic.decode.adapters.vllm:SidLogitsProcessorV1"],  # V2 on a GPU
         additional_config={"itemic_catalog": f"{folder}/catalog"},
         logprobs_mode="processed_logits",
         max_logprobs=50,

@@ -32,12 +32,17 @@ BELOW["cli"] = BELOW["pipeline"] | {"pipeline", "upkeep", "items_only", "user_ta
 BELOW["__init__"] = {"core", "inference", "pipeline", "recipe", "user_table"}
 
 ADAPTERS = {
-    "transformers": {"model/backbone.py", "model/key_cache.py", "embed/hugging_face.py", "decode/hugging_face.py"},
+    "transformers": {
+        "model/backbone.py",
+        "model/key_cache.py",
+        "embed/hugging_face.py",
+        "decode/adapters/hugging_face.py",
+    },
     "tokenizers": {"model/backbone.py", "model/vocabulary.py"},
     "peft": {"model/adapters.py"},
     "accelerate": {"train/loop.py"},
     "sentence_transformers": {"embed/sentence_transformer.py"},
-    "vllm": {"decode/vllm.py"},
+    "vllm": {"decode/adapters/vllm.py"},
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from itemic.core.errors import CatalogError, ConfigError, DataError
 from itemic.decode import ItemFilter, Trie, constrained_beam_search
-from itemic.decode.hugging_face import SidLogitsProcessor
+from itemic.decode.adapters.hugging_face import SidLogitsProcessor
 from itemic.language import Renderer
 from itemic.model import SidModel
 

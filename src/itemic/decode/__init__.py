@@ -2,10 +2,10 @@
 
 ``trie`` holds the tree, ``filters`` what each request may get, ``item_sets`` and ``conditions`` what catalogue
 columns say of it, ``policy`` what is asked of a model. ``prefill`` reads prompts, ``scoring`` has the normalisers,
-``walk`` goes down the tree level by level, ``beam`` is the search and ``naive`` its slow twin. ``stochastic`` draws
-samples, ``diversity`` makes lists of unlike items, ``think`` lets a model write a thought first, ``domains`` puts
-several catalogues behind one model. ``recommender`` is the door that the rest of itemic uses; ``hugging_face`` is one
-for ``generate``.
+``walk`` goes down the tree level by level (``candidates`` is one step), ``beam`` is the search and ``naive`` its slow
+twin. ``stochastic`` draws samples by the ``noise`` of a seed, ``diversity`` makes lists of unlike items, ``think`` lets
+a model write a thought first, ``domains`` puts several catalogues behind one model. ``recommender`` is the door that
+the rest of itemic uses; ``adapters`` are those for transformers' ``generate`` and for vLLM.
 """
 
 from itemic.decode.beam import BeamResult, constrained_beam_search

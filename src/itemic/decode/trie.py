@@ -23,10 +23,11 @@ from torch import Tensor
 
 from itemic.core.errors import ArtifactError, CatalogError
 from itemic.core.files import write_arrays
+from itemic.language.spelling import SidTokens
 from itemic.sid.catalog import Catalog
 from itemic.sid.order import lexicographic_order
 
-__all__ = ["Trie"]
+__all__ = ["Trie", "check_codebooks"]
 
 log = logging.getLogger("itemic")
 
@@ -293,6 +294,17 @@ class Trie:
             and all(start[-1] == self.num_items for start in self.slot_start)
             and self.num_leaves == (len(self.slot_start[-1]) - 1 if self.is_shared else self.num_items)
         )
+
+
+def check_codebooks(sid_tokens: SidTokens, trie: Trie) -> None:
+    """Refuses tokens that are not those of a tree's codes.
+
+    Raises:
+        CatalogError: if they are those of other codebooks.
+    """
+    spoken = sid_tokens.spelling.codebook_sizes
+    if spoken != trie.codebook_sizes:
+        raise CatalogError(f"the model speaks codebooks of {spoken} codes, the catalog has {trie.codebook_sizes}")
 
 
 def _check_codes(codes: Int[np.ndarray, "N L"], codebook_sizes: Sequence[int]) -> None:

@@ -18,9 +18,8 @@ from itemic.decode.candidates import Candidates, Nodes, find_candidates
 from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import Policy
 from itemic.decode.prefill import PrefixMemory, PromptBatch, in_batches
-from itemic.decode.prefix import check_codebooks
 from itemic.decode.scoring import VocabularyNormalizer, widen
-from itemic.decode.trie import Trie
+from itemic.decode.trie import Trie, check_codebooks
 
 __all__ = ["Candidates", "Nodes", "Normalization", "TreeWalker", "Walk", "check_normalization"]
 

@@ -22,7 +22,7 @@ from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokeniz
 from itemic.sid import Catalog
 
 SIZES = (6, 5, 7)
-NAME = "itemic.decode.vllm"
+NAME = "itemic.decode.adapters.vllm"
 
 
 @dataclass(frozen=True)

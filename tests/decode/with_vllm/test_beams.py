@@ -12,10 +12,10 @@ import torch
 from itemic.core.errors import ConfigError, DataError, MissingDependencyError
 from itemic.core.ranking import Recommender
 from itemic.decode import ItemFilter, LanguageModelRecommender, constrained_beam_search
-from itemic.decode.prefix import PrefixReader
+from itemic.decode.adapters.prefix import PrefixReader
 from itemic.language import Renderer
 
-NAME = "itemic.decode.vllm"
+NAME = "itemic.decode.adapters.vllm"
 
 
 class FakeLLM:

@@ -15,12 +15,12 @@ from torch import Tensor
 from itemic.core.errors import ConfigError, DataError, MissingDependencyError
 from itemic.core.files import read_json
 from itemic.core.ranking import Histories, Recommendations, check_histories
+from itemic.decode.adapters.prefix import PrefixReader
+from itemic.decode.adapters.rows import ConstrainedRows, RowRequest
 from itemic.decode.beam import BeamResult, close_beams
 from itemic.decode.filters import ItemFilter
 from itemic.decode.prefill import check_numbers, check_prompts
-from itemic.decode.prefix import PrefixReader
 from itemic.decode.recommender import list_items
-from itemic.decode.rows import ConstrainedRows, RowRequest
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Candidates, Normalization
 from itemic.language.spelling import SidTokens, Spelling
@@ -34,11 +34,11 @@ try:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotLogitsProcessor
 except ImportError as error:
-    raise MissingDependencyError("itemic.decode.vllm needs the package 'vllm', see docs/vllm.md") from error
+    raise MissingDependencyError("itemic.decode.adapters.vllm needs the package 'vllm', see docs/vllm.md") from error
 
 __all__ = ["SidLogitsProcessorV1", "SidLogitsProcessorV2", "VllmRecommender", "beam_search_with_vllm"]
 
-_PROCESSORS = ("itemic.decode.vllm:SidLogitsProcessorV1", "itemic.decode.vllm:SidLogitsProcessorV2")
+_PROCESSORS = ("itemic.decode.adapters.vllm:SidLogitsProcessorV1", "itemic.decode.adapters.vllm:SidLogitsProcessorV2")
 _SETTINGS = ("itemic_catalog", "itemic_trie", "itemic_allow_catalog_change")
 
 
@@ -47,9 +47,9 @@ class SidLogitsProcessorV1(LogitsProcessor):  # type: ignore[misc]  # vllm is no
 
     For vLLM's model runner V1: on CPUs, and with ``VLLM_USE_V2_MODEL_RUNNER=0`` elsewhere. The engine is given this
     class by name and the catalog in its own configuration, which reaches every worker:
-    ``LLM(model, logits_processors=["itemic.decode.vllm:SidLogitsProcessorV1"],
+    ``LLM(model, logits_processors=["itemic.decode.adapters.vllm:SidLogitsProcessorV1"],
     additional_config={"itemic_catalog": "runs/mine/catalog"})``. What a request may ask for is in
-    :class:`itemic.decode.rows.RowRequest`; requests without a key ``itemic`` are left as they are.
+    :class:`itemic.decode.adapters.rows.RowRequest`; requests without a key ``itemic`` are left as they are.
     """
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from itemic.core.errors import ConfigError
+from itemic.decode.adapters.prefix import PrefixReader
 from itemic.decode.filters import ItemFilter
-from itemic.decode.prefix import PrefixReader
 from itemic.decode.scoring import legal_normalizer, widen
 from itemic.decode.walk import Normalization
 

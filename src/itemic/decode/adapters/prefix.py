@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from itemic.core.errors import CatalogError
-from itemic.decode.trie import Trie
+from itemic.decode.trie import Trie, check_codebooks
 from itemic.language.spelling import SidTokens
 
-__all__ = ["PrefixReader", "Prefixes", "check_codebooks", "find_child"]
+__all__ = ["PrefixReader", "Prefixes", "find_child"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,17 +83,6 @@ class PrefixReader:
         """Returns the code that each token is at a level, -1 for a token that is none of its codes."""
         is_known = (token >= 0) & (token < self._num_tokens)
         return torch.where(is_known, self._code_of_token[level][token.clamp(0, self._num_tokens - 1)], -1)
-
-
-def check_codebooks(sid_tokens: SidTokens, trie: Trie) -> None:
-    """Refuses tokens that are not those of a tree's codes.
-
-    Raises:
-        CatalogError: if they are those of other codebooks.
-    """
-    spoken = sid_tokens.spelling.codebook_sizes
-    if spoken != trie.codebook_sizes:
-        raise CatalogError(f"the model speaks codebooks of {spoken} codes, the catalog has {trie.codebook_sizes}")
 
 
 def find_child(

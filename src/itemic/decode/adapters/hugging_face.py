@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from itemic.core.errors import ConfigError, DataError
+from itemic.decode.adapters.prefix import Prefixes, PrefixReader
 from itemic.decode.filters import ItemFilter
 from itemic.decode.prefill import check_filter
-from itemic.decode.prefix import Prefixes, PrefixReader
 from itemic.decode.scoring import legal_normalizer, widen
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Normalization
