@@ -11,13 +11,50 @@ from itemic.cli.recommend_table import add_table_flags, print_recommended_table,
 from itemic.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from itemic.inference import RecommendedItems
+    from itemic.inference import RecommendedItems, TrainedRun
 
 __all__ = ["run_recommend"]
 
 
 def run_recommend(argv: list[str]) -> None:
     """Recommends items after one history, or for every user of a table."""
+    arguments = _make_parser().parse_args(argv)
+    settings = table_settings(arguments)
+    if arguments.items is not None and not arguments.where:
+        raise ConfigError("--items is what conditions read: give --where too")
+    from itemic.inference import load_trained
+
+    trained = load_trained(
+        arguments.run,
+        num_beams=arguments.num_beams,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        allow_catalog_change=arguments.allow_catalog_change,
+        calibrated=not arguments.uncalibrated,
+        items=arguments.items,
+        **_diversity(arguments),
+    )
+    if arguments.users is None:
+        _answer_one(trained, arguments)
+    else:
+        print_recommended_table(trained, arguments, settings)
+
+
+def _answer_one(trained: "TrainedRun", arguments: argparse.Namespace) -> None:
+    history, exclude = arguments.history or [], arguments.exclude or []
+    where, exclude_seen = arguments.where or [], arguments.exclude_seen
+    found = trained.recommend(
+        history, arguments.k, exclude=exclude, allow=arguments.allow, where=where, exclude_seen=exclude_seen
+    )
+    if arguments.json:
+        counts = {"num_allowed": found.num_allowed, "num_seen": found.num_seen, "k": arguments.k}
+        print_json({"items": [asdict(item) for item in found], **counts})
+    else:
+        _print_items(found, arguments.k, arguments.max_per_prefix)
+
+
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="itemic recommend",
         description="Recommend items after one history, or for a table of users.",
@@ -58,36 +95,7 @@ def run_recommend(argv: list[str]) -> None:
     _add_diversity_flags(parser)
     parser.add_argument("--json", action="store_true", help="print results as JSON")
     add_table_flags(parser)
-    arguments = parser.parse_args(argv)
-    settings = table_settings(arguments)
-    if arguments.items is not None and not arguments.where:
-        raise ConfigError("--items is what conditions read: give --where too")
-    from itemic.inference import load_trained
-
-    trained = load_trained(
-        arguments.run,
-        num_beams=arguments.num_beams,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        allow_catalog_change=arguments.allow_catalog_change,
-        calibrated=not arguments.uncalibrated,
-        items=arguments.items,
-        **_diversity(arguments),
-    )
-    if arguments.users is not None:
-        print_recommended_table(trained, arguments, settings)
-        return
-    history, exclude = arguments.history or [], arguments.exclude or []
-    where, exclude_seen = arguments.where or [], arguments.exclude_seen
-    found = trained.recommend(
-        history, arguments.k, exclude=exclude, allow=arguments.allow, where=where, exclude_seen=exclude_seen
-    )
-    if arguments.json:
-        counts = {"num_allowed": found.num_allowed, "num_seen": found.num_seen, "k": arguments.k}
-        print_json({"items": [asdict(item) for item in found], **counts})
-    else:
-        _print_items(found, arguments.k, arguments.max_per_prefix)
+    return parser
 
 
 def _add_diversity_flags(parser: argparse.ArgumentParser) -> None:
