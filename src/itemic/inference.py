@@ -158,9 +158,10 @@ class TrainedRun:
         ]
         assert lists.num_allowed is not None, "a language model counts what is allowed"
         thought = None if thoughts is None else self.renderer.tokenizer.decode(thoughts.lists()[0])
-        num_unseen = int(lists.num_allowed[0])
-        num_all = int(self.recommender.count_allowed(1, forbidden, allowed, [where])[0])
-        return RecommendedItems(listed, num_unseen, thought, num_all - num_unseen)
+        num_allowed, num_seen = int(lists.num_allowed[0]), 0
+        if past and self._leaves_out_seen(exclude_seen):
+            num_seen = int(self.recommender.count_allowed(1, forbidden, allowed, [where])[0]) - num_allowed
+        return RecommendedItems(listed, num_allowed, thought, num_seen)
 
     def recommend_many(
         self,
@@ -245,9 +246,12 @@ class TrainedRun:
         if exclude is not None and len(exclude) != len(histories):
             raise DataError(f"exclude has {len(exclude)} lists for {len(histories)} histories")
         check_histories(histories, self.catalog.num_items)
-        if exclude_seen or (exclude_seen is None and not self.dataset.keeps_repeats):
+        if self._leaves_out_seen(exclude_seen):
             exclude = [[*items, *past] for items, past in zip(exclude or [()] * len(histories), histories, strict=True)]
         return self.recommender.recommend_with_thoughts(histories, k, exclude, allow, where=where, rows=rows)
+
+    def _leaves_out_seen(self, exclude_seen: bool | None) -> bool:
+        return not self.dataset.keeps_repeats if exclude_seen is None else exclude_seen
 
     def probabilities(self, lists: Recommendations) -> Float[np.ndarray, "B k"]:
         """Returns each listed item's probability, calibrated where the run is, and 0 where a list has ended."""
@@ -331,10 +335,15 @@ def load_trained(
         trie_path=run.path("trie.safetensors"),
     )
     renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
-    made_of = {"num_beams": num_beams, "normalize": normalize, "catalog": catalog.version, **_hashes(run)}
-    made_of["dtype"] = dtype
-    lists = {"quota": None if quota is None else asdict(quota), "mmr": None if mmr is None else mmr.identity}
-    identity = {**made_of, **lists}
+    identity = {
+        "num_beams": num_beams,
+        "normalize": normalize,
+        "dtype": dtype,
+        "catalog": catalog.version,
+        **_hashes(run),
+        "quota": None if quota is None else asdict(quota),
+        "mmr": None if mmr is None else mmr.identity,
+    }
     trained = TrainedRun(
         dataset, catalog, renderer, recommender, identity, max_history=max_history, precision=precision
     )

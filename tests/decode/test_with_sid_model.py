@@ -9,46 +9,17 @@ from itemic.decode import BeamResult, LanguageModelRecommender, Trie, constraine
 from itemic.decode.naive import naive_beam_search
 from itemic.decode.prefill import PrefixMemory
 from itemic.decode.think import ThinkConfig, Thoughts, think_then_recommend
-from itemic.language import Renderer, Spelling
+from itemic.language import Renderer
 from itemic.language.thoughts import ThoughtTokens
-from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer
+from itemic.model import SidModel
 
 SIZES = (8, 8, 8)
 NUM_BEAMS = 10
 
 
 @pytest.fixture(scope="module", params=["qwen3", "gemma2"])
-def model(request) -> SidModel:
-    spelling = Spelling(style="wrapped", codebook_sizes=SIZES)
-    tokenizer = make_sid_tokenizer(spelling)
-    rng = np.random.default_rng(0)
-    if request.param == "qwen3":
-        shape = DecoderConfig(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=48)
-        network = make_decoder(shape, len(tokenizer), rng)
-    else:
-        network = make_gemma2(len(tokenizer))
-    with torch.no_grad():
-        network.get_input_embeddings().weight.normal_(generator=torch.Generator().manual_seed(0))
-    return SidModel(network.eval(), tokenizer, spelling, prompt_mode="sid-only", prompt_version="1", catalog_version="")
-
-
-def make_gemma2(vocab_size: int) -> torch.nn.Module:
-    """One layer with a window shorter than the prompts and one without, logits bounded by a soft cap."""
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    config = Gemma2Config(
-        vocab_size=vocab_size,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        intermediate_size=48,
-        sliding_window=6,
-        attn_implementation="eager",
-    )
-    torch.manual_seed(0)
-    return Gemma2ForCausalLM(config)
+def model(request, tiny_model) -> SidModel:
+    return tiny_model(request.param, SIZES)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from itemic.cli.main import main
+
 NUM_ITEMS = 20
 NUM_USERS = 140
 
@@ -114,3 +116,11 @@ def write_recipe(shop: Path) -> Callable[..., Path]:
 def recipe(write_recipe: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
     """Writes it into the test's own folder."""
     return functools.partial(write_recipe, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shop_run(shop: Path, tmp_path_factory: pytest.TempPathFactory, write_recipe: Callable[..., Path]) -> Path:
+    """A run of the shop with a model of one epoch; a module's own, so its tests may write into it."""
+    folder = tmp_path_factory.mktemp("shop-run")
+    main(["run", str(write_recipe(folder, epochs=1)), "--stages", "prepare,embed,tokenize,sft"])
+    return folder / "run"

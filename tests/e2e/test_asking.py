@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,13 +39,6 @@ for request in requests:
     except ItemicError as error:
         print(error)
 """
-
-
-@pytest.fixture(scope="module")
-def shop_run(shop: Path, tmp_path_factory: pytest.TempPathFactory, write_recipe: Callable[..., Path]) -> Path:
-    folder = tmp_path_factory.mktemp("asking")
-    main(["run", str(write_recipe(folder, epochs=1)), "--stages", "prepare,embed,tokenize,sft"])
-    return folder / "run"
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -11,16 +11,11 @@ import pytest
 
 import itemic
 from itemic.cli.main import main
+from itemic.cli.model_flags import PRECISIONS
 from itemic.core.errors import ArtifactError
 from itemic.core.files import read_json, write_json
 from itemic.decode.diversity import MarginalRelevance, PrefixQuota
-
-
-@pytest.fixture(scope="module")
-def shop_run(shop: Path, tmp_path_factory: pytest.TempPathFactory, write_recipe: Callable[..., Path]) -> Path:
-    folder = tmp_path_factory.mktemp("lists")
-    main(["run", str(write_recipe(folder, epochs=1)), "--stages", "prepare,embed,tokenize,sft"])
-    return folder / "run"
+from itemic.model.precision import Precision
 
 
 def answer(run: Path, capsys: pytest.CaptureFixture, *flags: str) -> list[dict]:
@@ -121,3 +116,25 @@ def test_a_prefix_length_alone_is_refused(shop_run: Path, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["recommend", "--run", str(shop_run), "--history", "i1", "--prefix-levels", "2"])
     assert "--max-per-prefix" in capsys.readouterr().err
+
+
+def test_calibration_looks_at_as_many_examples_as_asked_by_the_seed(shop_run: Path, capsys) -> None:
+    def fit(*flags: str) -> dict:
+        main(["calibrate", "--run", str(shop_run), "--num-beams", "20", "--list-length", "20", "--json", *flags])
+        return json.loads(capsys.readouterr().out)
+
+    everything, some = fit("--max-examples", "0"), fit("--max-examples", "60", "--seed", "1")
+    again, other = fit("--max-examples", "60", "--seed", "1"), fit("--max-examples", "60", "--seed", "2")
+    (shop_run / "calibration.json").unlink()
+    assert 0 < some["num_listed"] <= 60 * 20 < everything["num_listed"]
+    assert some == again != other
+
+
+def test_the_flag_offers_every_number_format_there_is() -> None:
+    assert get_args(Precision) == PRECISIONS
+
+
+def test_a_device_that_is_not_there_is_refused(shop_run: Path, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["recommend", "--run", str(shop_run), "--history", "i1", "--device", "cuda:99"])
+    assert "cuda:99" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """A shop after opening day: items come and go in new run folders, and the model says when it is out of its depth."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,6 @@ from itemic.sid import Catalog
 from itemic.upkeep import append_to_run, describe_catalog, refit_run, retire_from_run
 
 STAGES = "prepare,embed,tokenize,sft"
-
-
-@pytest.fixture(scope="module")
-def shop_run(shop: Path, tmp_path_factory: pytest.TempPathFactory, write_recipe: Callable[..., Path]) -> Path:
-    folder = tmp_path_factory.mktemp("upkeep")
-    path = write_recipe(folder, epochs=1)
-    main(["run", str(path), "--stages", STAGES])
-    return folder / "run"
 
 
 @pytest.fixture

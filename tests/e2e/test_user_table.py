@@ -32,13 +32,6 @@ FOUR = {
 
 
 @pytest.fixture(scope="module")
-def shop_run(shop: Path, tmp_path_factory: pytest.TempPathFactory, write_recipe: Callable[..., Path]) -> Path:
-    folder = tmp_path_factory.mktemp("user-table")
-    main(["run", str(write_recipe(folder, epochs=1)), "--stages", "prepare,embed,tokenize,sft"])
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
 def trained(shop_run: Path) -> itemic.TrainedRun:
     return itemic.load_trained(shop_run, num_beams=20, batch_size=16)
 
@@ -394,6 +387,21 @@ def test_the_command_says_what_it_did_and_refuses_mixed_flags(
         with pytest.raises(SystemExit, match="2"):
             main([*run, *arguments])
         assert message in capsys.readouterr().err
+
+
+def test_flags_decide_on_unknown_and_seen_items(
+    shop_run: Path, write_users: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    users, target = write_users(user_id=["a"], history=[["i1", "x"]]), tmp_path / "recs.parquet"
+    run = ["recommend", "--run", str(shop_run), "--users", str(users), "--out", str(target), "-k", "20"]
+    with pytest.raises(SystemExit, match="2"):
+        main(run)
+    assert "'x'" in capsys.readouterr().err
+    main([*run, "--unknown-items", "drop"])
+    assert "1 unknown ids were left out" in capsys.readouterr().out
+    assert "i1" not in pl.read_parquet(target)["item_id"]
+    main([*run, "--unknown-items", "drop", "--no-exclude-seen"])
+    assert "i1" in pl.read_parquet(target)["item_id"]
 
 
 def test_a_run_that_changed_starts_a_table_over(shop_run: Path, trained: itemic.TrainedRun, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from itemic.cli.model_flags import add_model_flags, model_settings
 from itemic.cli.printing import print_json
 
 if TYPE_CHECKING:
@@ -19,21 +20,9 @@ def run_calibrate(argv: list[str]) -> None:
         description="Fit listed probabilities to how often they are right on the validation split; writes "
         "calibration.json, which itemic recommend then uses.",
     )
-    parser.add_argument("--run", type=Path, required=True, help="run folder with a trained model")
+    add_model_flags(parser)
     parser.add_argument("--max-examples", type=int, default=2000, help="validation examples, drawn by the seed; 0: all")
     parser.add_argument("--list-length", type=int, default=50, help="items of each list that are looked at")
-    parser.add_argument("--num-beams", type=int, default=50, help="beam width")
-    parser.add_argument("--batch-size", type=int, default=16, help="histories decoded at once")
-    parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
-    parser.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "float32", "bfloat16", "int8"),
-        help="number format of the layers, as recommend will compute in",
-    )
-    parser.add_argument(
-        "--allow-catalog-change", action="store_true", help="use the model with another catalog than it was trained on"
-    )
     parser.add_argument("--seed", type=int, default=0, help="draws the examples and the folds of the held-out check")
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
     arguments = parser.parse_args(argv)
@@ -41,15 +30,7 @@ def run_calibrate(argv: list[str]) -> None:
     from itemic.inference import load_trained, save_calibration
 
     config = CalibrateConfig(max_examples=arguments.max_examples, list_length=arguments.list_length)
-    trained = load_trained(
-        arguments.run,
-        num_beams=arguments.num_beams,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        allow_catalog_change=arguments.allow_catalog_change,
-        calibrated=False,
-    )
+    trained = load_trained(arguments.run, **model_settings(arguments), calibrated=False)
     listed = collect_probabilities(trained.recommender, trained.dataset, config, seed=arguments.seed)
     calibration = calibrate(listed, config, seed=arguments.seed)
     path = save_calibration(arguments.run, trained, calibration)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from itemic.cli.model_flags import add_model_flags, model_settings
 from itemic.cli.printing import print_json
 from itemic.cli.recommend_table import add_table_flags, print_recommended_table, table_settings
 from itemic.core.errors import ConfigError
@@ -26,11 +27,7 @@ def run_recommend(argv: list[str]) -> None:
 
     trained = load_trained(
         arguments.run,
-        num_beams=arguments.num_beams,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        allow_catalog_change=arguments.allow_catalog_change,
+        **model_settings(arguments),
         calibrated=not arguments.uncalibrated,
         items=arguments.items,
         **_diversity(arguments),
@@ -60,7 +57,7 @@ def _make_parser() -> argparse.ArgumentParser:
         description="Recommend items after one history, or for a table of users.",
         epilog="docs/decoding.md describes all of it: filters, tables, lists of unlike items, probabilities.",
     )
-    parser.add_argument("--run", type=Path, required=True, help="run folder with a trained model")
+    add_model_flags(parser)
     parser.add_argument("--history", nargs="*", help="item ids or titles, oldest first")
     parser.add_argument("-k", "--k", type=int, default=10, help="number of items")
     parser.add_argument("--exclude", nargs="+", help="ids or titles that must not appear")
@@ -79,18 +76,6 @@ def _make_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="whether items of the history are left out (default: if the dataset holds no repeats)",
-    )
-    parser.add_argument("--num-beams", type=int, default=50, help="beam width; a larger -k raises it to k")
-    parser.add_argument("--batch-size", type=int, default=16, help="histories decoded at once")
-    parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
-    parser.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "float32", "bfloat16", "int8"),
-        help="number format of the layers; auto is float32 on a CPU and bfloat16 on CUDA",
-    )
-    parser.add_argument(
-        "--allow-catalog-change", action="store_true", help="use the model with another catalog than it was trained on"
     )
     _add_diversity_flags(parser)
     parser.add_argument("--json", action="store_true", help="print results as JSON")

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itemic.core.errors import ConfigError
-from itemic.decode.candidates import top_places
+from itemic.decode.candidates import Candidates, Nodes, top_places
 from itemic.decode.diversity import PrefixQuota, best_within_quota, close_over_quota
 from itemic.decode.filters import ItemFilter
 from itemic.decode.policy import Policy
@@ -21,7 +21,7 @@ from itemic.decode.prefill import (
     check_scores,
 )
 from itemic.decode.trie import Trie
-from itemic.decode.walk import Candidates, Nodes, Normalization, TreeWalker
+from itemic.decode.walk import Normalization, TreeWalker
 
 __all__ = ["BeamResult", "check_ending", "close_beams", "constrained_beam_search", "no_beams", "search_prompts"]
 

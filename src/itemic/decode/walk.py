@@ -21,7 +21,7 @@ from itemic.decode.prefill import PrefixMemory, PromptBatch, in_batches
 from itemic.decode.scoring import VocabularyNormalizer, widen
 from itemic.decode.trie import Trie, check_codebooks
 
-__all__ = ["Candidates", "Nodes", "Normalization", "TreeWalker", "Walk", "check_normalization"]
+__all__ = ["Normalization", "TreeWalker", "Walk", "check_normalization"]
 
 Normalization = Literal["legal", "full"]
 

@@ -138,8 +138,8 @@ class RunUsers:
 
 
 @dataclass(frozen=True, eq=False)
-class RequestTable:
-    """A Parquet file with a row a user."""
+class _UserFile:
+    """A file of users, whatever its rows are."""
 
     path: Path
     schema: pa.Schema
@@ -153,11 +153,19 @@ class RequestTable:
     @property
     def user_type(self) -> pa.DataType:
         """Whole numbers as in the file, otherwise texts."""
-        return _user_type(self.schema)
+        found = self.schema.field("user_id").type
+        return found if pa.types.is_integer(found) else pa.string()
 
     def identity(self) -> dict[str, Any]:
         """Returns the file's path, size and time of change."""
-        return _file_identity(self.path)
+        status = self.path.stat()
+        changed = datetime.fromtimestamp(status.st_mtime, UTC).isoformat()
+        return {"users": self.path.resolve().as_posix(), "users_file": f"{status.st_size:,} bytes, changed {changed}"}
+
+
+@dataclass(frozen=True, eq=False)
+class RequestTable(_UserFile):
+    """A Parquet file with a row a user."""
 
     def get_ready(self, folder: Path) -> None:
         """Does nothing: the rows are the requests."""
@@ -172,26 +180,8 @@ class RequestTable:
 
 
 @dataclass(frozen=True, eq=False)
-class InteractionTable:
+class InteractionTable(_UserFile):
     """A Parquet or CSV file with a row an interaction; a user's rows may be anywhere in it."""
-
-    path: Path
-    schema: pa.Schema
-    catalogue: Catalogue
-
-    @property
-    def name(self) -> str:
-        """The file's path."""
-        return self.path.as_posix()
-
-    @property
-    def user_type(self) -> pa.DataType:
-        """Whole numbers as in the file, otherwise texts."""
-        return _user_type(self.schema)
-
-    def identity(self) -> dict[str, Any]:
-        """Returns the file's path, size and time of change."""
-        return _file_identity(self.path)
 
     def get_ready(self, folder: Path) -> None:
         """Groups the log by user on disk."""
@@ -263,11 +253,6 @@ def _is_id(kind: pa.DataType) -> bool:
     return pa.types.is_integer(values) or any(is_kind(values) for is_kind in texts)
 
 
-def _user_type(schema: pa.Schema) -> pa.DataType:
-    found = schema.field("user_id").type
-    return found if pa.types.is_integer(found) else pa.string()
-
-
 def _is_list_of_ids(kind: pa.DataType) -> bool:
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     # A table without a single item has lists of nothing.
@@ -309,9 +294,3 @@ def _numbered(blocks: Iterable[pl.DataFrame], first: int) -> Iterator[pl.DataFra
     for block in blocks:
         yield block.with_row_index("row", offset=first)
         first += block.height
-
-
-def _file_identity(path: Path) -> dict[str, Any]:
-    status = path.stat()
-    changed = datetime.fromtimestamp(status.st_mtime, UTC).isoformat()
-    return {"users": path.resolve().as_posix(), "users_file": f"{status.st_size:,} bytes, changed {changed}"}

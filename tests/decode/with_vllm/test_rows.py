@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from itemic.core.errors import CatalogError, ConfigError
+from itemic.decode.adapters.rows import RowRequest
 
 
 def params(**extra_args: Any) -> Any:
@@ -114,9 +115,10 @@ def test_wrong_arguments_are_refused_before_the_engine(vllm, extra, message) -> 
         vllm.SidLogitsProcessorV1.validate_params(params(**extra))
 
 
-def test_requests_of_others_are_no_concern(vllm) -> None:
-    vllm.SidLogitsProcessorV1.validate_params(params())
-    vllm.SidLogitsProcessorV1.validate_params(params(kv_transfer_params={}))
+@pytest.mark.parametrize("extra", [{}, {"kv_transfer_params": {}}])
+def test_requests_of_others_are_no_concern(vllm, extra) -> None:
+    vllm.SidLogitsProcessorV1.validate_params(params(**extra))
+    assert RowRequest.from_extra_args(extra) is None
 
 
 def test_the_engine_must_name_the_catalog_that_the_model_speaks(vllm, wrapped, tmp_path) -> None:

@@ -18,11 +18,12 @@ from itemic.core.ranking import Histories, Recommendations, check_histories
 from itemic.decode.adapters.prefix import PrefixReader
 from itemic.decode.adapters.rows import ConstrainedRows, RowRequest
 from itemic.decode.beam import BeamResult, close_beams
+from itemic.decode.candidates import Candidates
 from itemic.decode.filters import ItemFilter
 from itemic.decode.prefill import check_numbers, check_prompts
 from itemic.decode.recommender import list_items
 from itemic.decode.trie import Trie
-from itemic.decode.walk import Candidates, Normalization
+from itemic.decode.walk import Normalization
 from itemic.language.spelling import SidTokens, Spelling
 from itemic.sid.catalog import Catalog
 from itemic.sid.lineage import check_trained_on
