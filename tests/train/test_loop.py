@@ -14,7 +14,7 @@ from torch import nn
 
 from itemic.core.errors import ArtifactError, ConfigError
 from itemic.train.checkpoint import load_parameters, save_parameters
-from itemic.train.loop import TrainConfig, TrainResult, train
+from itemic.train.loop import LearnerHooks, TrainConfig, TrainResult, train
 
 
 class Line(nn.Module):
@@ -30,7 +30,7 @@ class Line(nn.Module):
         return error.square().sum()[None]
 
 
-class LineLearner:
+class LineLearner(LearnerHooks):
     def __init__(self, die_at: int = 0, valid: list[float] | None = None) -> None:
         self.module, self.task_names, self.lower_is_better = Line(), ["line"], True
         self.die_at, self.valid, self.num_batches = die_at, valid, 0

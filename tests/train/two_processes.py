@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from itemic.train.loop import TrainConfig, train
+from itemic.train.loop import LearnerHooks, TrainConfig, train
 
 
 class Line(nn.Module):
@@ -18,7 +18,7 @@ class Line(nn.Module):
         return (batch["x"] * self.weight[0, 0] - 2 * batch["x"]).square().sum()[None]
 
 
-class LineLearner:
+class LineLearner(LearnerHooks):
     def __init__(self) -> None:
         self.module, self.task_names, self.lower_is_better = Line(), ["line"], True
 

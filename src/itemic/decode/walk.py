@@ -9,6 +9,7 @@ which of them to take: that is the search's (``beam``, ``stochastic``).
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -40,7 +41,13 @@ class TreeWalker:
     """A model, a tree and a normalisation: whatever all walks share."""
 
     def __init__(
-        self, policy: Policy, trie: Trie, normalize: Normalization, memory: PrefixMemory | None = None
+        self,
+        policy: Policy,
+        trie: Trie,
+        normalize: Normalization,
+        memory: PrefixMemory | None = None,
+        *,
+        level_ids: Sequence[Int[np.ndarray, "_"]] | None = None,
     ) -> None:
         """Moves the tree to the model's device.
 
@@ -51,18 +58,22 @@ class TreeWalker:
                 whole vocabulary, as the reference scores.
             memory: What prompts begin with, kept from earlier calls of the same model with the same weights; a new
                 one where None.
+            level_ids: For each level the token id of every code, for a tree of other answers than semantic IDs, titles
+                say; the policy's semantic IDs where None.
 
         Raises:
             ConfigError: if the normalisation does not exist.
             CatalogError: if the policy speaks other codebooks than the tree's.
         """
         check_normalization(normalize)
-        check_codebooks(policy.sid_tokens, trie)
+        if level_ids is None:
+            check_codebooks(policy.sid_tokens, trie)
+            level_ids = policy.sid_tokens.level_ids
         self.policy = policy
         self.trie = trie.to(policy.device)
         self.memory = PrefixMemory(policy) if memory is None else memory
         self.vocabulary_normalizer = VocabularyNormalizer(policy) if normalize == "full" else None
-        self.level_ids = [torch.from_numpy(ids).to(policy.device) for ids in policy.sid_tokens.level_ids]
+        self.level_ids = [torch.from_numpy(ids).to(policy.device) for ids in level_ids]
 
     def read(self, prompts: Sequence[Sequence[int]]) -> PromptBatch:
         """Returns the prompts in a cache; each must end where a SID's first code follows."""

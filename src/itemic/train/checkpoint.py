@@ -20,7 +20,16 @@ from itemic.core.files import atomic_folder, atomic_path, read_json, recover_fol
 
 log = logging.getLogger("itemic")
 
-__all__ = ["Progress", "load_checkpoint", "load_parameters", "save_checkpoint", "save_parameters"]
+__all__ = [
+    "Progress",
+    "load_checkpoint",
+    "load_learner_state",
+    "load_parameters",
+    "save_checkpoint",
+    "save_parameters",
+]
+
+_LEARNER = "learner.safetensors"
 
 
 @dataclass
@@ -51,13 +60,31 @@ class Progress:
     """Tokens since the last log line."""
 
 
-def save_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Writes parameters, optimiser state and counters; random streams are derived from the step, so none is kept."""
+def save_checkpoint(
+    folder: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    learner_state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes parameters, optimiser state, counters and what the learner has to keep beside them.
+
+    Random streams are derived from the step, so none is kept.
+    """
     with atomic_folder(folder) as temporary:
         save_file(_trained(module), temporary / "parameters.safetensors")
         tensors, rest = _flatten_optimizer(optimizer)
         save_file(tensors, temporary / "optimizer.safetensors", metadata={"groups": rest})
+        if learner_state:
+            arrays = {name: value.detach().cpu().contiguous() for name, value in learner_state.items()}
+            save_file(arrays, temporary / _LEARNER)
         write_json(temporary / "progress.json", asdict(progress))
+
+
+def load_learner_state(folder: Path) -> dict[str, Tensor]:
+    """Returns what the learner kept in a checkpoint; nothing where it kept nothing."""
+    path = folder / _LEARNER
+    return load_file(path) if path.is_file() else {}
 
 
 def load_checkpoint(

@@ -15,6 +15,7 @@ from itemic.core.seeds import derive_rng
 from itemic.language.corpus import Corpus
 from itemic.language.packing import Group, TreeRow, pack_rows, rows_to_batch, visible
 from itemic.model.sid_model import SidModel
+from itemic.train.loop import LearnerHooks
 from itemic.train.losses import label_nll, sum_by_task
 
 __all__ = ["NextTokenLoss", "SftLearner", "batch_tensors"]
@@ -63,7 +64,7 @@ def batch_tensors(rows: Sequence[TreeRow], pad_token: int, device: torch.device)
     return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
 
 
-class SftLearner:
+class SftLearner(LearnerHooks):
     """Supervised fine-tuning for the loop: every epoch packs the corpus anew, in an order of its own."""
 
     def __init__(

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -22,9 +22,16 @@ from itemic.core.errors import ConfigError, MissingDependencyError
 from itemic.core.progress import progress_bar
 from itemic.core.schedule import Schedule, learning_rate_factor
 from itemic.core.seeds import derive_seed, seed_everything
-from itemic.train.checkpoint import Progress, load_checkpoint, load_parameters, save_checkpoint, save_parameters
+from itemic.train.checkpoint import (
+    Progress,
+    load_checkpoint,
+    load_learner_state,
+    load_parameters,
+    save_checkpoint,
+    save_parameters,
+)
 
-__all__ = ["Learner", "TrainConfig", "TrainResult", "train"]
+__all__ = ["Learner", "LearnerHooks", "TrainConfig", "TrainResult", "train"]
 
 log = logging.getLogger("itemic")
 
@@ -59,6 +66,8 @@ class TrainConfig:
     """Computes activations again in the backward pass, for memory."""
     validate_every_steps: int = 0
     """Steps between validations; 0 validates at the end of each epoch."""
+    validate_at_start: bool = False
+    """Whether to validate before the first step too, so that a training that only harms keeps what it began with."""
     patience: int = 0
     """Stops after this many validations without a better figure; 0 never stops early."""
     log_every_steps: int = 10
@@ -104,11 +113,37 @@ class TrainResult:
     stopped_early: bool
     wall_time_s: float
     """Seconds of training and validation, over all parts of an interrupted run."""
+    stop_reason: str = ""
+    """What the learner said when it asked to stop; empty where it did not."""
+
+
+class LearnerHooks:
+    """What most learners have no use for: inherit it and override what is needed."""
+
+    def before_step(self, batches: Sequence[Any], device: torch.device) -> None:
+        """Prepares the micro-batches of the coming step with the parameters as they are: asks the policy, say."""
+        return
+
+    def pop_figures(self) -> dict[str, float]:
+        """Returns whatever else belongs in the log, of the steps since it was last asked."""
+        return {}
+
+    def reason_to_stop(self) -> str:
+        """Returns why the training should end after this step; empty where it should not."""
+        return ""
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns what a checkpoint must hold beside parameters and counters."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what ``state`` returned."""
+        return
 
 
 @runtime_checkable
 class Learner(Protocol):
-    """What the loop trains."""
+    """What the loop trains; the last five methods are in LearnerHooks for those who have no use for them."""
 
     @property
     def module(self) -> nn.Module:
@@ -139,6 +174,26 @@ class Learner(Protocol):
 
     def validate(self) -> dict[str, float]:
         """Returns validation figures, the deciding one first; empty where there is nothing to validate on."""
+        ...
+
+    def before_step(self, batches: Sequence[Any], device: torch.device) -> None:
+        """Prepares the micro-batches of the coming step with the parameters as they are: asks the policy, say."""
+        ...
+
+    def pop_figures(self) -> dict[str, float]:
+        """Returns whatever else belongs in the log, of the steps since it was last asked."""
+        ...
+
+    def reason_to_stop(self) -> str:
+        """Returns why the training should end after this step; empty where it should not."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns what a checkpoint must hold beside parameters and counters."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what ``state`` returned."""
         ...
 
 
@@ -189,6 +244,9 @@ class _Loop:
         if not self.accelerator.is_main_process:
             self.task_sums.zero_()  # the main process's sums are in the checkpoint, and logging adds all processes
         self.module, self.optimizer = self.accelerator.prepare(self.bare_module, optimizer)
+        if resumed is not None:
+            learner.restore(load_learner_state(folder / "last"))
+        self.stop_reason = ""
         self.started = time.perf_counter() - self.progress.wall_time_s
         self.last_checkpoint = time.perf_counter()
         self._open_log(resumed is not None)
@@ -197,6 +255,8 @@ class _Loop:
         """Runs the epochs that are left."""
         progress = self.progress
         stopped_early = self._is_out_of_patience()
+        if self.config.validate_at_start and progress.validated_step < 0:
+            self._validate()
         with progress_bar("training", total=self._num_steps_estimate()) as advance:
             advance(progress.step, "")
             while progress.epoch < self.config.epochs and not stopped_early and not self._is_over():
@@ -218,10 +278,11 @@ class _Loop:
             best_value=progress.best_value,
             stopped_early=stopped_early,
             wall_time_s=progress.wall_time_s,
+            stop_reason=self.stop_reason,
         )
 
     def _run_epoch(self, advance: Callable[[int, str], None]) -> bool:
-        """Takes the epoch's remaining steps; returns whether patience ran out."""
+        """Takes the epoch's remaining steps; returns whether patience ran out or the learner asked to stop."""
         progress, config = self.progress, self.config
         steps = self._steps(progress.epoch)
         note = ""
@@ -235,7 +296,9 @@ class _Loop:
             is_last = index + 1 == len(steps)
             every = config.validate_every_steps
             due = progress.step % every == 0 if every else is_last
-            if due and self._validate():
+            out_of_patience = due and self._validate()
+            self.stop_reason = self.learner.reason_to_stop()
+            if out_of_patience or self.stop_reason:
                 return True
             if time.perf_counter() - self.last_checkpoint >= config.checkpoint_every_s:
                 self._checkpoint()
@@ -253,8 +316,9 @@ class _Loop:
             group["lr"] = rate
         counts = torch.tensor([self.learner.label_counts(batch) for batch in batches], dtype=torch.float64).sum(0)
         torch.manual_seed(derive_seed(self.seed, "step", self.progress.step, accelerator.process_index))
-        self.module.train()
         mine = batches[accelerator.process_index :: accelerator.num_processes]
+        self.learner.before_step(mine, self.device)
+        self.module.train()
         share = accelerator.num_processes / float(counts.sum())
         for index in range(-(-len(batches) // accelerator.num_processes)):
             # A process without a batch of its own takes part in the gradient exchange with a weight of nothing.
@@ -312,7 +376,8 @@ class _Loop:
         progress.task_sums = self.task_sums.tolist()
         if self.accelerator.is_main_process:
             progress.log_bytes = self.log_path.stat().st_size
-            save_checkpoint(self.folder / "last", self.bare_module, self.optimizer.optimizer, progress)
+            state = self.learner.state()
+            save_checkpoint(self.folder / "last", self.bare_module, self.optimizer.optimizer, progress, state)
         self.last_checkpoint = time.perf_counter()
 
     def _log_step(self, grad_norm: float, epoch: float) -> float:
@@ -334,6 +399,7 @@ class _Loop:
             **by_task,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "grad_norm": round(grad_norm, 4),
+            **{name: round(value, 6) for name, value in self.learner.pop_figures().items()},
             "tokens": progress.tokens * self.accelerator.num_processes,
             "wall_time_s": round(wall_time_s, 2),
         }

@@ -1,0 +1,1 @@
+"""Reinforced preference optimisation: the model answers, its answers are judged, what was better becomes likelier."""
