@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,14 +21,11 @@ from itemic.core.errors import ArtifactError, CatalogError, ConfigError
 from itemic.core.files import path_hash, text_hash
 from itemic.core.run import Run, StageResult
 from itemic.core.seeds import derive_rng
-from itemic.decode.recommender import LanguageModelRecommender
-from itemic.evaluate.evaluate import evaluate_recommender
-from itemic.evaluate.protocol import EvaluateConfig
 from itemic.language.corpus import Corpus
 from itemic.language.prompts import PROMPT_VERSION, Renderer
 from itemic.language.spelling import Spelling
 from itemic.language.tasks import ItemTexts, check_tasks
-from itemic.model.adapters import LoraConfig, add_lora, freeze_backbone, merge_adapters
+from itemic.model.adapters import LoraConfig, merge_adapters
 from itemic.model.backbone import DecoderConfig, checkpoint_activations, load_backbone, make_decoder, make_sid_tokenizer
 from itemic.model.new_rows import RowInit, codebook_rows, mean_rows, text_rows
 from itemic.model.sid_model import SidModel
@@ -38,6 +35,8 @@ from itemic.sid.lineage import describe_change
 from itemic.sid.quantizers.registry import load_quantizer
 from itemic.train.learner import SftLearner
 from itemic.train.loop import TrainConfig, TrainResult, train
+from itemic.train.parameters import TrainedPart, choose_parameters
+from itemic.train.validation import make_ranking
 
 __all__ = ["SftConfig", "align", "sft"]
 
@@ -58,7 +57,7 @@ class SftConfig:
     new_rows: Literal["mean", "text", "codebook"] = "text"
     """First values of the backbone's SID rows: mean of the old rows, mean of the titles' tokens under the code, or
     the codebook vectors projected."""
-    parameters: Literal["all", "sid-rows", "lora"] = "all"
+    parameters: TrainedPart = "all"
     """What trains: everything, the rows of the SID tokens alone (the backbone frozen), or those and LoRA adapters."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Shape of the adapters for ``parameters: lora``."""
@@ -187,7 +186,7 @@ def _train(
     dataset, catalog = Dataset.load(inputs["dataset"]), Catalog.load(inputs["catalog"])
     catalog.check_fits(dataset.items["item_id"].to_list())
     model = _make_model(config, dataset, catalog, inputs["catalog"], start, seed)
-    _choose_parameters(config, model, seed)
+    choose_parameters(model, config.parameters, config.lora, seed)
     if config.training.gradient_checkpointing:
         checkpoint_activations(model.network)
     renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
@@ -255,28 +254,18 @@ def _row_init(config: SftConfig, dataset: Dataset, catalog: Catalog, catalog_pat
     return functools.partial(text_rows, codes=catalog.codes, token_ids=token_ids)
 
 
-def _choose_parameters(config: SftConfig, model: SidModel, seed: int) -> None:
-    if config.parameters == "sid-rows":
-        freeze_backbone(model.network, model.sid_tokens.all_ids)
-    elif config.parameters == "lora":
-        add_lora(model.network, config.lora, model.sid_tokens.all_ids, derive_rng(seed, "lora"))
-
-
 def _ranking(
     config: SftConfig, dataset: Dataset, catalog: Catalog, model: SidModel, renderer: Renderer, seed: int
-) -> Any:
-    """Returns a function that ranks validation users with the model as it is at that moment."""
-    protocol = EvaluateConfig(split="valid", cutoffs=(10,), num_bootstrap=1, max_examples=config.max_valid_examples)
-
-    def rank() -> dict[str, float]:
-        recommender = LanguageModelRecommender(
-            model,
-            catalog,
-            lambda history: renderer.next_item_prompt(history[-config.max_history :]),
-            num_beams=_SELECTION_BEAMS,
-        )
-        metrics = evaluate_recommender(recommender, dataset, protocol, seed=seed).metrics
-        figures = {f"valid_{label.lower()}": metrics[label]["value"] for label in ("NDCG@10", "HR@10")}
-        return {name: value for name, value in figures.items() if value is not None}
-
-    return rank
+) -> Callable[[], dict[str, float]]:
+    return make_ranking(
+        dataset,
+        catalog,
+        model,
+        renderer,
+        max_history=config.max_history,
+        max_examples=config.max_valid_examples,
+        num_beams=_SELECTION_BEAMS,
+        cutoffs=(10,),
+        labels=("NDCG@10", "HR@10"),
+        seed=seed,
+    )
