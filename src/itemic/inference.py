@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -20,6 +20,7 @@ from itemic.core.errors import ArtifactError, DataError
 from itemic.core.files import file_hash
 from itemic.core.ranking import Histories, Recommendations, check_histories
 from itemic.core.run import Run
+from itemic.core.trained_model import ModelChoice, TrainedModel, find_model
 from itemic.data.live import lay_over
 from itemic.data.lookup import ItemLookup
 from itemic.decode.conditions import Where
@@ -38,7 +39,8 @@ __all__ = ["RecommendedItem", "RecommendedItems", "TrainedRun", "load_trained", 
 
 log = logging.getLogger("itemic")
 
-_CALIBRATION = "calibration.json"
+_CALIBRATIONS = {"sft": "calibration.json", "rl": "rl/calibration.json"}
+"""Each model's own, by the stage that wrote it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,8 @@ class TrainedRun:
     """Items of a history that the model reads, the last ones; None for all."""
     precision: str | None = None
     """Number format that the layers compute in, where ``identity`` holds the one asked for; None if nobody said."""
+    stage: Literal["sft", "rl"] = "sft"
+    """The stage that wrote the model."""
 
     def __repr__(self) -> str:
         return f"TrainedRun({self.catalog!r}, {self.recommender!r})"
@@ -272,6 +276,8 @@ class TrainedRun:
 def load_trained(
     folder: Path | str,
     *,
+    model: ModelChoice = "last",
+    name: str = "itemic",
     num_beams: int = 50,
     normalize: Normalization = "legal",
     batch_size: int = 16,
@@ -287,6 +293,8 @@ def load_trained(
 
     Args:
         folder: A run folder in which the stages up to ``sft`` are done.
+        model: Which of the run's models: ``last``, which is the one after RL where there is one, ``sft`` or ``rl``.
+        name: What tables call it.
         num_beams: Beam width; a list longer than that raises it to its own length.
         normalize: What scores are normalised over.
         batch_size: Prompts decoded at once.
@@ -303,8 +311,8 @@ def load_trained(
 
     Raises:
         ConfigError: if a setting cannot be honoured.
-        ArtifactError: if an artefact is missing, the model was trained with other prompts than these, or the
-            calibration was fitted with another model or catalog.
+        ArtifactError: if an artefact is missing, the model was trained with other prompts than these, RL began from
+            an older model than the run's, or the calibration was fitted with another model or catalog.
         CatalogError: if the model was trained on another catalog and that is not allowed, or cannot write its SIDs.
         DataError: if ``items`` cannot be read, has no ``item_id`` or one twice, or none that is an item's.
     """
@@ -312,52 +320,48 @@ def load_trained(
     tune_allocator()
     run = Run(Path(folder))
     dataset, catalog = _load_items(run)
-    model = _load_model(run, device)
-    precision = model.prepare_for_inference(dtype)
-    # Longer histories are cut to the items that the model was trained to read.
-    max_history = int(_training(run)["config"]["max_history"])
-
-    def prompt(history: Sequence[int]) -> Sequence[int]:
-        return renderer.next_item_prompt(_last(history, max_history))
-
+    chosen = find_model(run, model)
+    sid_model = _load_model(chosen, device)
+    precision = sid_model.prepare_for_inference(dtype)
     # The recommender comes first: it checks the catalog, which a renderer takes as it is.
     recommender = LanguageModelRecommender(
-        model,
+        sid_model,
         catalog,
-        prompt,
+        lambda history: renderer.next_item_prompt(_last(history, chosen.max_history)),
         num_beams=num_beams,
         normalize=normalize,
         batch_size=batch_size,
+        name=name,
         allow_catalog_change=allow_catalog_change,
         items=dataset.items,
         quota=quota,
         mmr=mmr,
         trie_path=run.path("trie.safetensors"),
     )
-    renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
-    identity = {
-        "num_beams": num_beams,
-        "normalize": normalize,
-        "dtype": dtype,
-        "catalog": catalog.version,
-        **_hashes(run),
-        "quota": None if quota is None else asdict(quota),
-        "mmr": None if mmr is None else mmr.identity,
-    }
+    renderer = Renderer(sid_model.tokenizer, sid_model.spelling, catalog.codes, sid_model.prompt_mode)
+    settings = {"num_beams": num_beams, "normalize": normalize, "dtype": dtype}
+    identity = settings | _identity(run, catalog, chosen, quota, mmr)
     trained = TrainedRun(
-        dataset, catalog, renderer, recommender, identity, max_history=max_history, precision=precision
+        dataset,
+        catalog,
+        renderer,
+        recommender,
+        identity,
+        max_history=chosen.max_history,
+        precision=precision,
+        stage=chosen.stage,
     )
     trained = trained if items is None else trained.with_items(items)
-    return _with_calibration(trained, run.path(_CALIBRATION)) if calibrated else trained
+    return _with_calibration(trained, run) if calibrated else trained
 
 
 def save_calibration(folder: Path | str, trained: TrainedRun, calibration: Calibration) -> Path:
-    """Writes the calibration of a trained run into its folder and returns the path.
+    """Writes the calibration of a trained run into its folder and returns the path; each of its models has its own.
 
     The file says with what it was fitted: the model and the catalog, which it is refused for any others of, and the
     number format, among the figures, since another one changes probabilities little.
     """
-    path = Run(Path(folder)).path(_CALIBRATION)
+    path = Run(Path(folder)).path(_CALIBRATIONS[trained.stage])
     figures = {"dtype": trained.precision, **calibration.figures}
     replace(calibration, made_for=_calibrated_for(trained), figures=figures).save(path)
     return path
@@ -375,18 +379,33 @@ def _load_items(run: Run) -> tuple[Dataset, Catalog]:
     return dataset, catalog
 
 
-def _load_model(run: Run, device: str) -> SidModel:
-    model = SidModel.load(run.require("model", "sft"), pick_device(device))
+def _load_model(chosen: TrainedModel, device: str) -> SidModel:
+    model = SidModel.load(chosen.path, pick_device(device))
     if model.prompt_version != PROMPT_VERSION:
         raise ArtifactError(
-            f"{run.path('model')}: trained with prompts of version {model.prompt_version}, this itemic has "
-            f"{PROMPT_VERSION}; train it again"
+            f"{chosen.path}: trained with prompts of version {model.prompt_version}, this itemic has {PROMPT_VERSION}; "
+            "train it again"
         )
     return model
 
 
-def _with_calibration(trained: TrainedRun, path: Path) -> TrainedRun:
+def _identity(
+    run: Run, catalog: Catalog, chosen: TrainedModel, quota: PrefixQuota | None, mmr: MarginalRelevance | None
+) -> dict[str, Any]:
+    return {
+        "catalog": catalog.version,
+        # By the card, which has a hash of each of the dataset's files.
+        "dataset": file_hash(run.path("dataset") / "dataset.json"),
+        "model": chosen.content,
+        "quota": None if quota is None else asdict(quota),
+        "mmr": None if mmr is None else mmr.identity,
+    }
+
+
+def _with_calibration(trained: TrainedRun, run: Run) -> TrainedRun:
+    path = run.path(_CALIBRATIONS[trained.stage])
     if not path.exists():
+        _warn_of_other_calibration(trained, run)
         return trained
     if trained.identity["normalize"] != "legal":
         log.warning("%s is for legal normalisation: probabilities are shown as the model states them", path)
@@ -400,17 +419,14 @@ def _calibrated_for(trained: TrainedRun) -> dict[str, str]:
     return {name: trained.identity[name] for name in ("model", "catalog")}
 
 
-def _hashes(run: Run) -> dict[str, str]:
-    """Returns hashes of the dataset, by the card that has one of each of its files, and of the model."""
-    return {
-        "dataset": file_hash(run.path("dataset") / "dataset.json"),
-        "model": _training(run)["outputs"]["model"],
-    }
-
-
-def _training(run: Run) -> dict[str, Any]:
-    """Returns what the manifest says of the training."""
-    entry: dict[str, Any] | None = run.manifest()["stages"].get("sft")
-    if entry is None:
-        raise ArtifactError(f"{run.manifest_path}: no entry for sft; run itemic sft again")
-    return entry
+def _warn_of_other_calibration(trained: TrainedRun, run: Run) -> None:
+    others = [run.path(file) for stage, file in _CALIBRATIONS.items() if stage != trained.stage]
+    for path in others:
+        if path.exists():
+            log.warning(
+                "%s is for another model than that of %s: probabilities are shown as the model states them, until you "
+                "run itemic calibrate --model %s",
+                path,
+                trained.stage,
+                trained.stage,
+            )

@@ -20,11 +20,12 @@ from itemic.core.errors import ConfigError
 from itemic.core.files import atomic_path
 from itemic.core.ranking import Recommender
 from itemic.core.run import Run, StageResult
+from itemic.core.trained_model import ModelChoice, TrainedModel, find_model
 from itemic.data.prepare import prepare
 from itemic.embed.embed import embed
 from itemic.evaluate.evaluate import evaluate_all
 from itemic.evaluate.report.report import report
-from itemic.inference import load_trained
+from itemic.inference import TrainedRun, load_trained
 from itemic.recipe import ComparisonConfig, Recipe
 from itemic.sid.tokenize import tokenize
 from itemic.train.sft import align, sft
@@ -34,38 +35,32 @@ __all__ = ["STAGES", "evaluate", "run_recipe", "run_stage"]
 log = logging.getLogger("itemic")
 
 _RECIPE_NAME = "recipe.yaml"
+_MODEL_NAMES = {"model": "itemic", "before_rl": "itemic before RL"}
 
 
 def evaluate(config: ComparisonConfig, run: Run, *, seed: int, force: bool = False) -> StageResult:
     """Returns the stage's result after writing ``metrics.json`` and ``rankings/`` for the model and the baselines.
 
+    After RL the model before it is evaluated as well, on the same examples.
+
     Raises:
-        ArtifactError: if the dataset, the catalog or the model is missing.
+        ArtifactError: if the dataset, the catalog or the model is missing, or RL began from an older model.
         CatalogError: if the model was trained on another catalog and that is not allowed.
         ConfigError: if a baseline does not exist.
     """
     inputs = {
         "dataset": run.require("dataset", "prepare"),
         "catalog": run.require("catalog", "tokenize"),
-        "model": run.require("model", "sft"),
     }
+    models = _models(config, run)
+    inputs |= {key: model.path for key, model in models.items()}
 
     def work() -> dict[str, Any]:
         dataset = Dataset.load(inputs["dataset"])
-        trained = load_trained(
-            run.folder,
-            num_beams=config.num_beams,
-            normalize=config.normalize,
-            batch_size=config.decode_batch_size,
-            device=config.device,
-            dtype=config.dtype,
-            allow_catalog_change=config.allow_catalog_change,
-            # Ranks need no probabilities, so a calibration, which an earlier model may have left, is not read.
-            calibrated=False,
-        )
+        trained = [_load(config, run, model.stage, _MODEL_NAMES[key]) for key, model in models.items()]
         baselines, fit_s = _fit_baselines(config.baselines, dataset, seed)
-        dtypes = {trained.recommender.name: str(trained.precision)}
-        recommenders = [trained.recommender, *baselines]
+        dtypes = {each.recommender.name: str(each.precision) for each in trained}
+        recommenders = [*(each.recommender for each in trained), *baselines]
         figures = evaluate_all(recommenders, dataset, config, run.folder, seed, fit_s=fit_s, dtypes=dtypes)
         headline = (f"HR@{config.headline_cutoff}", f"NDCG@{config.headline_cutoff}")
         return {
@@ -81,6 +76,30 @@ def evaluate(config: ComparisonConfig, run: Run, *, seed: int, force: bool = Fal
         outputs=["metrics.json", "rankings"],
         seed=seed,
         force=force,
+    )
+
+
+def _models(config: ComparisonConfig, run: Run) -> dict[str, TrainedModel]:
+    """Returns what is evaluated of the run's models, by the stage's name for them, the one in question first."""
+    model = find_model(run, config.model)
+    if model.stage == "sft" or not config.before_rl:
+        return {"model": model}
+    return {"model": model, "before_rl": find_model(run, "sft")}
+
+
+def _load(config: ComparisonConfig, run: Run, model: ModelChoice, name: str) -> TrainedRun:
+    return load_trained(
+        run.folder,
+        model=model,
+        name=name,
+        num_beams=config.num_beams,
+        normalize=config.normalize,
+        batch_size=config.decode_batch_size,
+        device=config.device,
+        dtype=config.dtype,
+        allow_catalog_change=config.allow_catalog_change,
+        # Ranks need no probabilities, so a calibration, which an earlier model may have left, is not read.
+        calibrated=False,
     )
 
 

@@ -9,6 +9,7 @@ import yaml
 from itemic.baselines.item_vectors import CollaborativeConfig
 from itemic.core.config import config_from_mapping, read_yaml
 from itemic.core.errors import ConfigError
+from itemic.core.trained_model import ModelChoice
 from itemic.data.prepare import PrepareConfig
 from itemic.decode.walk import Normalization
 from itemic.embed.embed import EmbedConfig
@@ -27,6 +28,10 @@ class ComparisonConfig(EvaluateConfig):
 
     baselines: tuple[str, ...] = ("popularity", "repeat-last", "item-knn", "covisit-knn", "ease", "sasrec")
     """Recommenders fitted to the same training part; none evaluates the model alone."""
+    model: ModelChoice = "last"
+    """Which of the run's models: ``last``, which is the one after RL where there is one, ``sft`` or ``rl``."""
+    before_rl: bool = True
+    """Whether the model before RL is evaluated too, beside the one after it."""
     num_beams: int = 50
     """Beam width; 50 as in MiniOneRec's evaluation."""
     normalize: Normalization = "legal"

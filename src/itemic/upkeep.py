@@ -56,8 +56,8 @@ __all__ = ["append_to_run", "describe_catalog", "refit_run", "retire_from_run"]
 
 C = TypeVar("C")
 
-_TRAINED = ("model", "align", "sft.jsonl")
-_TRAINING_STAGES = ("align", "sft")
+_TRAINED = ("model", "align", "rl", "sft.jsonl")
+_TRAINING_STAGES = ("align", "sft", "rl")
 _JUDGED = ("metrics.json", "rankings", "report.html", "sids.html", "checkpoints")
 _JUDGING_STAGES = ("evaluate", "report")
 _WRITTEN_WHOLE = (".safetensors", ".parquet")
@@ -73,8 +73,7 @@ def describe_catalog(folder: Path) -> dict[str, Any]:
     run = Run(folder)
     catalog = Catalog.load(run.require("catalog", "tokenize"))
     active = catalog.codes[catalog.active]
-    card = run.path("model") / "itemic.json"
-    trained_on = read_json(card).get("catalog_version") if card.is_file() else None
+    trained_on, after_rl = _trained_on(run.path("model")), _trained_on(run.path("rl/model"))
     return {
         "version": catalog.version,
         "codebook_sizes": list(catalog.codebook_sizes),
@@ -87,6 +86,7 @@ def describe_catalog(folder: Path) -> dict[str, Any]:
         "refit_of": catalog.refit_of,
         "model_trained_on": trained_on,
         "model": _relation(catalog, trained_on),
+        "model_after_rl": _relation(catalog, after_rl) if after_rl else None,
         "steps": _steps(run),
     }
 
@@ -468,6 +468,12 @@ def _steps(run: Run) -> list[dict[str, Any]]:
     path = run.path(_STEPS)
     steps: list[dict[str, Any]] = read_json(path) if path.is_file() else []
     return steps
+
+
+def _trained_on(model: Path) -> str | None:
+    card = model / "itemic.json"
+    version: str | None = read_json(card).get("catalog_version") if card.is_file() else None
+    return version
 
 
 def _relation(catalog: Catalog, trained_on: str | None) -> str:

@@ -18,7 +18,7 @@ def run_calibrate(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="itemic calibrate",
         description="Fit listed probabilities to how often they are right on the validation split; writes "
-        "calibration.json, which itemic recommend then uses.",
+        "calibration.json (rl/calibration.json for the model after RL), which itemic recommend then uses.",
     )
     add_model_flags(parser)
     parser.add_argument("--max-examples", type=int, default=2000, help="validation examples, drawn by the seed; 0: all")

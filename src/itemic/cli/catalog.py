@@ -77,6 +77,8 @@ def _print_catalog(shown: dict[str, Any]) -> None:
     else:
         print("collisions: none")
     print(f"model: {shown['model']}")
+    if shown["model_after_rl"]:
+        print(f"model after RL: {shown['model_after_rl']}")
     for parent in shown["parents"]:
         print(f"grew from {parent['version'][:12]}: {parent['num_items']} items, {parent['num_active']} active")
     if shown["refit_of"]:
@@ -96,4 +98,7 @@ def _print_upkeep(action: str, figures: dict[str, Any]) -> None:
     changed = f"{figures['num_new']} items are new" if action == "append" else f"{figures['num_retired']} items retired"
     print(f"{changed}; every other code is as it was")
     if (Path(run) / "model").exists():
-        print(f"next: itemic recommend --run {run} --allow-catalog-change, or train on it: itemic sft --run {run}")
+        again = f"itemic sft --run {run}" + (
+            f", itemic rl --run {run}" if (Path(run) / "rl" / "model").exists() else ""
+        )
+        print(f"next: itemic recommend --run {run} --allow-catalog-change, or train on it: {again}")

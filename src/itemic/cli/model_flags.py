@@ -4,8 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PRECISIONS", "add_model_flags", "model_settings"]
+__all__ = ["MODELS", "PRECISIONS", "add_model_flags", "model_settings"]
 
+MODELS = ("last", "sft", "rl")
+"""Those of ``itemic.core.trained_model``."""
 PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 """Those of ``itemic.model.precision``, which a command that only shows its help need not import."""
 
@@ -13,6 +15,12 @@ PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Adds which run's model to ask, and how it is decoded."""
     parser.add_argument("--run", type=Path, required=True, help="run folder with a trained model")
+    parser.add_argument(
+        "--model",
+        default="last",
+        choices=MODELS,
+        help="which of the run's models; last is the one after RL where there is one, sft the one before",
+    )
     parser.add_argument("--num-beams", type=int, default=50, help="beam width; a longer list raises it to its length")
     parser.add_argument("--batch-size", type=int, default=16, help="histories decoded at once")
     parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:<n>")
@@ -30,6 +38,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 def model_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the arguments of ``load_trained`` beside the folder."""
     return {
+        "model": arguments.model,
         "num_beams": arguments.num_beams,
         "batch_size": arguments.batch_size,
         "device": arguments.device,
