@@ -6,7 +6,7 @@ this package is cheap.
 
 from itemic.model.adapters import LoraConfig, add_lora, freeze_backbone, merge_adapters
 from itemic.model.backbone import DecoderConfig, checkpoint_activations, load_backbone, make_decoder, make_sid_tokenizer
-from itemic.model.dropout import add_dropout
+from itemic.model.dropout import add_dropout, remove_dropout
 from itemic.model.new_rows import RowInit, codebook_rows, mean_rows, text_rows
 from itemic.model.precision import Precision
 from itemic.model.sid_model import KeyValueCache, SidModel
@@ -30,5 +30,6 @@ __all__ = [
     "make_sid_tokenizer",
     "mean_rows",
     "merge_adapters",
+    "remove_dropout",
     "text_rows",
 ]
