@@ -7,10 +7,12 @@ catalogue, which third parties found far stronger than the paper's one negative 
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,7 +23,8 @@ from itemic.baselines.windows import Windows
 from itemic.core.allocator import tune_allocator
 from itemic.core.dataset import Dataset
 from itemic.core.device import pick_device
-from itemic.core.errors import ConfigError
+from itemic.core.errors import ArtifactError, ConfigError
+from itemic.core.files import write_arrays
 from itemic.core.progress import progress_bar
 from itemic.core.ranking import Histories, allowed_mask
 from itemic.core.seeds import derive_rng, derive_seed
@@ -115,18 +118,85 @@ class SASRec(DenseRecommender):
         scores = np.tile(np.log((self.counts + 1.0) / (self.counts.sum() + self.num_items)), (len(histories), 1))
         rows = [row for row, history in enumerate(histories) if len(history)]
         if rows:
-            cut = [list(histories[row][-self.max_length :]) for row in rows]
-            scores[rows] = self._logits(cut).double().cpu().numpy()
+            state = self._states([histories[row] for row in rows])
+            scores[rows] = self.network.logits(state).double().cpu().numpy()
         return scores
 
-    def _logits(self, histories: list[list[int]]) -> Float[Tensor, "n N"]:
+    @torch.no_grad()  # not inference_mode, whose tensors may not enter a loss that is differentiated
+    def score_items(self, histories: Histories, items: Int[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+        """Returns the network's logits for some items of each history, on the network's device.
+
+        Args:
+            histories: B histories, oldest item first, none of them empty.
+            items: Item indices.
+        """
+        return torch.einsum("bd,bcd->bc", self._states(histories), self.network.items(items))
+
+    def save(self, path: Path, made_from: str = "") -> None:
+        """Writes weights and item counts as safetensors, atomically.
+
+        Args:
+            path: The file.
+            made_from: What it was fitted to and how, a hash say.
+        """
+        weights = {f"network.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
+        write_arrays(path, {**weights, "counts": self.counts}, {"made_from": made_from})
+
+    @classmethod
+    def load(cls, path: Path, made_from: str | None = None, *, device: str = "auto") -> "SASRec":
+        """Returns the recommender in a file that ``save`` wrote.
+
+        Args:
+            path: The file.
+            made_from: What it must be fitted to; None takes any.
+            device: Where to compute.
+
+        Raises:
+            ArtifactError: if the file is missing, damaged or made from something else.
+        """
+        found, arrays = _read_arrays(path)
+        if made_from not in (None, found):
+            raise ArtifactError(f"{path}: fitted to other data or with other settings")
+        try:
+            counts = arrays.pop("counts").numpy()
+            network = _restored_network({name.removeprefix("network."): array for name, array in arrays.items()})
+            max_length = arrays["network.blocks.0.distance_bias"].shape[1]
+        except (KeyError, RuntimeError) as error:
+            raise ArtifactError(f"{path}: damaged ({error}); remove the file") from None
+        return cls(network.to(pick_device(device)).eval(), counts, max_length)
+
+    def _states(self, histories: Histories) -> Float[Tensor, "n D"]:
+        """Returns the network's state after the last item of each history."""
         self.network.eval()
+        histories = [history[-self.max_length :] for history in histories]
         device = self.network.items.weight.device
         lengths = torch.tensor([len(history) for history in histories])
         items = torch.zeros(len(histories), int(lengths.max()), dtype=torch.int64)
         items[torch.arange(items.shape[1]) < lengths[:, None]] = torch.tensor([i for h in histories for i in h])
-        state = self.network(items.to(device))[torch.arange(len(histories), device=device), lengths.to(device) - 1]
-        return self.network.logits(state)
+        states: Tensor = self.network(items.to(device))
+        return states[torch.arange(len(histories), device=device), lengths.to(device) - 1]
+
+
+def _read_arrays(path: Path) -> tuple[str | None, dict[str, Tensor]]:
+    """Returns what a stored recommender says that it was made from, and its arrays."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            names = stored.keys()
+            return (stored.metadata() or {}).get("made_from"), {name: stored.get_tensor(name) for name in names}
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file") from None
+    except SafetensorError as error:
+        raise ArtifactError(f"{path}: damaged ({error}); remove the file") from None
+
+
+def _restored_network(weights: dict[str, Tensor]) -> SasrecNetwork:
+    """Returns the network of these weights, whose shapes say how large it is."""
+    num_items, hidden_size = weights["items.weight"].shape
+    num_heads, max_length = weights["blocks.0.distance_bias"].shape
+    num_layers = sum(name.endswith(".distance_bias") for name in weights)
+    network = SasrecNetwork(num_items, max_length, hidden_size, num_layers, num_heads, dropout=0.0)
+    network.load_state_dict(weights)
+    return network
 
 
 def _train(dataset: Dataset, config: SASRecConfig, device: torch.device, seed: int) -> SASRec:
