@@ -14,7 +14,9 @@ import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import Bool, Float, Int, install_import_hook
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -25,6 +27,24 @@ install_import_hook("itemic", "beartype.beartype")
 from itemic.language.spelling import SidTokens, Spelling  # noqa: E402
 from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer  # noqa: E402
 from itemic.sid import Catalog  # noqa: E402
+
+_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_byte_tokenizer(spelling: Spelling, template: str | None = _TEMPLATE) -> PreTrainedTokenizerFast:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+    fast.add_tokens([AddedToken(token, normalized=False) for token in spelling.tokens()])
+    fast.chat_template = template
+    return fast
 
 
 class FakePolicy:
@@ -84,6 +104,12 @@ class UniformPolicy(FakePolicy):
     ) -> Float[Tensor, "*batch n"]:
         rows = self.head if token_ids is None else self.head[token_ids]
         return torch.zeros(*hidden.shape[:-1], len(rows), dtype=hidden.dtype)
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
+    """A real Hugging Face tokenizer, small enough to read: words are bytes, and there is a chat template."""
+    return make_byte_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,16 @@ class Renderer:
         """Tokens that one item of a history costs."""
         return self.spelling.tokens_per_sid
 
+    @property
+    def answer_end(self) -> int:
+        """Token that ends an answer in words (chat mode).
+
+        Raises:
+            ConfigError: in sid-only mode.
+        """
+        self._check_has_words("a text answer")
+        return self._turn_end
+
     def sid_text(self, item_index: int) -> str:
         """Returns an item's SID as text."""
         return self.spelling.write(self.codes[item_index].tolist())
@@ -181,15 +191,18 @@ class Renderer:
         """Returns a user's message in the chat template, up to where the answer begins."""
         return self.encode(self._before + user_text + self._after)
 
+    def message_prompt(self, message: Message) -> list[int]:
+        """Returns the prompt of a message (chat mode): after it comes a SID's first code, or the first word."""
+        prompt = self.prompt_ids(message.prompt)
+        return [*prompt, *self.sid_tokens.opening_ids] if message.answer_is_sid else prompt
+
     def example(self, message: Message) -> TokenExample:
         """Returns the tokens of a message; the answer's are the labels (a SID's wrappers are not: they are given)."""
-        prompt = self.prompt_ids(message.prompt)
+        prompt, answer = self.message_prompt(message), self.encode(message.answer)
         if not message.answer_is_sid:
-            answer = [*self.encode(message.answer), self._turn_end]
-            return _labelled(prompt, answer)
-        answer = self.encode(message.answer)
+            return _labelled(prompt, [*answer, self.answer_end])
         opening = len(self.sid_tokens.opening_ids)
-        return _labelled([*prompt, *answer[:opening]], answer[opening : opening + self.spelling.num_levels])
+        return _labelled(prompt, answer[opening : opening + self.spelling.num_levels])
 
     def next_item_example(self, history: Sequence[int], target: int) -> TokenExample:
         """Returns one padded-style example: the prompt of the history, then the codes of the target as labels."""
@@ -222,9 +235,9 @@ class Renderer:
         before, after = _chat_template(self.tokenizer, lets_think=True)
         return before, after if after.endswith(THOUGHT_OPENING) else after + THOUGHT_OPENING
 
-    def _check_has_words(self) -> None:
+    def _check_has_words(self, what: str = "a thought") -> None:
         if self.mode != "chat":
-            raise ConfigError("a thought needs words: this model's prompts are sid-only; train one with chat prompts")
+            raise ConfigError(f"{what} needs words: this model's prompts are sid-only; train one with chat prompts")
 
     def _history_ids(self, history: Sequence[int]) -> list[int]:
         ids: list[int] = self._item_tokens[np.asarray(history, dtype=np.int64)].ravel().tolist()

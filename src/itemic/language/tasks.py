@@ -45,6 +45,8 @@ class Task:
 
     name: str
     unit: Literal["history", "item"]
+    answer: Literal["sid", "title", "description"]
+    """What the answer is: a semantic ID, an item's title, or its description."""
     from_history: HistoryBuilder | None = None
     """From (history, target): one message for each training example; None where a text is missing."""
     from_item: ItemBuilder | None = None
@@ -103,13 +105,13 @@ def _sid_to_text(task: str, text: str, item: int, renderer: Renderer) -> Message
 TASKS = {
     task.name: task
     for task in (
-        Task("next_item", "history", from_history=_next_item),
-        Task("titles_to_sid", "history", from_history=_titles_to_sid),
-        Task("sids_to_title", "history", from_history=_sids_to_title),
-        Task("title_to_sid", "item", from_item=_title_to_sid),
-        Task("sid_to_title", "item", from_item=_sid_to_title),
-        Task("description_to_sid", "item", from_item=_description_to_sid),
-        Task("sid_to_description", "item", from_item=_sid_to_description),
+        Task("next_item", "history", "sid", from_history=_next_item),
+        Task("titles_to_sid", "history", "sid", from_history=_titles_to_sid),
+        Task("sids_to_title", "history", "title", from_history=_sids_to_title),
+        Task("title_to_sid", "item", "sid", from_item=_title_to_sid),
+        Task("sid_to_title", "item", "title", from_item=_sid_to_title),
+        Task("description_to_sid", "item", "sid", from_item=_description_to_sid),
+        Task("sid_to_description", "item", "description", from_item=_sid_to_description),
     )
 }
 """Every task by name."""

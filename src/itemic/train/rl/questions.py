@@ -1,0 +1,231 @@
+"""What RL asks: the questions of an epoch, drawn as light references and rendered when they are asked.
+
+History tasks ask about the rows of the training split and about no other; item tasks about the catalogue. Every
+question is written as supervised fine-tuning writes it and carries its own targets. Knows no model and no reward.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int
+
+from itemic.core.dataset import Dataset
+from itemic.core.errors import ConfigError
+from itemic.decode.trie import Trie
+from itemic.language.prompts import Renderer
+from itemic.language.tasks import TASKS, ItemTexts, Task, check_tasks
+from itemic.train.rl.answers import AnswerTree, Question
+from itemic.train.rl.titles import title_token_ids, title_tree
+
+__all__ = ["QuestionBank", "QuestionRefs", "answer_trees", "check_question_tasks"]
+
+log = logging.getLogger("itemic")
+
+
+def check_question_tasks(weights: Mapping[str, float], mode: str) -> None:
+    """Refuses tasks that RL cannot ask.
+
+    Raises:
+        ConfigError: for what ``check_tasks`` refuses, and for tasks whose answers are free text.
+    """
+    check_tasks(dict(weights), mode)
+    for name in weights:
+        if TASKS[name].answer == "description":
+            raise ConfigError(
+                f"tasks.{name}: its answers are free text, which has no tree to decode over and no reward; RL asks for "
+                "semantic IDs and titles, leave it to supervised fine-tuning"
+            )
+
+
+def answer_trees(
+    trie: Trie, dataset: Dataset, renderer: Renderer, weights: Mapping[str, float]
+) -> dict[str, AnswerTree]:
+    """Returns the answer trees that the tasks need, under ``sid`` and ``title``.
+
+    Args:
+        trie: The catalog's semantic IDs.
+        dataset: Holds the titles.
+        renderer: Writes the answers.
+        weights: The tasks.
+
+    Raises:
+        DataError: if a task asks for titles and there is none.
+    """
+    kinds = {TASKS[name].answer for name in weights}
+    trees = {}
+    if "sid" in kinds:
+        trees["sid"] = AnswerTree.of_sids(trie, renderer.sid_tokens)
+    if "title" in kinds:
+        titles = title_token_ids(ItemTexts.from_items(dataset.items), renderer)
+        trees["title"] = title_tree(titles, renderer.answer_end)
+    return trees
+
+
+@dataclass(frozen=True, eq=False)
+class QuestionRefs:
+    """Which n questions: the task of each, and which of the task's rows or items it is about."""
+
+    task: Int[np.ndarray, "n"]
+    """Index of the task."""
+    row: Int[np.ndarray, "n"]
+    """Row of the training split, or item index where the task is about an item."""
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def __getitem__(self, place: Int[np.ndarray, "m"] | slice) -> "QuestionRefs":
+        return QuestionRefs(self.task[place], self.row[place])
+
+
+class QuestionBank:
+    """Every question that can be asked about one dataset."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        renderer: Renderer,
+        weights: Mapping[str, float],
+        trees: Mapping[str, AnswerTree],
+        *,
+        max_history: int,
+    ) -> None:
+        """Finds what can be asked: a question needs its texts, and a target that is in the answer tree.
+
+        Args:
+            dataset: Only its training part and its items are asked about.
+            renderer: Writes the prompts.
+            weights: For each task how often an epoch asks each of its questions, on average: 0.5 a random half.
+            trees: Of :func:`answer_trees`.
+            max_history: Most items before a target.
+
+        Raises:
+            ConfigError: for tasks that RL cannot ask or about which there is nothing to ask.
+        """
+        check_question_tasks(weights, renderer.mode)
+        if max_history < 1:
+            raise ConfigError(f"max_history: expected at least 1, found {max_history}")
+        self._weights = dict(weights)
+        self._tasks = [TASKS[name] for name in weights]
+        self._trees = [trees[task.answer] for task in self._tasks]
+        self._renderer = renderer
+        self._max_history = max_history
+        self._texts = ItemTexts.from_items(dataset.items)
+        self._histories = dataset.train["history"]
+        self._targets = dataset.train["target"].to_numpy()
+        self._same_question: list[dict[int, tuple[int, ...]]] = [
+            {} if task.unit == "history" else self._items_by_question(task) for task in self._tasks
+        ]
+        self._rows = [self._rows_to_ask(index) for index in range(len(self._tasks))]
+
+    @property
+    def task_names(self) -> list[str]:
+        """Task names in the order of their indices."""
+        return list(self._weights)
+
+    def tree(self, task: int) -> AnswerTree:
+        """Returns the tree in which a task's questions are answered."""
+        return self._trees[task]
+
+    def epoch(self, rng: np.random.Generator) -> QuestionRefs:
+        """Returns an epoch's questions in random order; which ones a fractional weight picks is random too."""
+        rows = [_draw(rows, weight, rng) for rows, weight in zip(self._rows, self._weights.values(), strict=True)]
+        task = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
+        return QuestionRefs(task, np.concatenate(rows))[rng.permutation(len(task))]
+
+    def micro_batches(self, refs: QuestionRefs, size: int, rng: np.random.Generator) -> list[QuestionRefs]:
+        """Returns questions cut into batches of at most ``size`` that are answered in one tree, in random order.
+
+        Tasks that share a tree mix; each tree has one batch at most that is not full.
+
+        Args:
+            refs: Questions, shuffled.
+            size: Most questions in a batch.
+            rng: Orders the batches.
+        """
+        kinds = np.array([task.answer for task in self._tasks])[refs.task]
+        batches = [
+            refs[places[start : start + size]]
+            for kind in np.unique(kinds)
+            for places in (np.flatnonzero(kinds == kind),)
+            for start in range(0, len(places), size)
+        ]
+        return [batches[place] for place in rng.permutation(len(batches))]
+
+    def ask(self, refs: QuestionRefs) -> list[Question]:
+        """Returns the questions, their prompts rendered."""
+        return [self._ask(task, row) for task, row in zip(refs.task.tolist(), refs.row.tolist(), strict=True)]
+
+    def _ask(self, index: int, row: int) -> Question:
+        task = self._tasks[index]
+        if task.unit == "item":
+            assert task.from_item is not None
+            message = task.from_item(row, self._texts, self._renderer)
+            assert message is not None, f"{task.name}: item {row} has no text"
+            prompt = self._renderer.message_prompt(message)
+            return Question(task=index, prompt=prompt, targets=self._same_question[index][row])
+        history, target = self._histories[row].to_list()[-self._max_history :], int(self._targets[row])
+        prompt = self._history_prompt(task, history, target)
+        return Question(task=index, prompt=prompt, history=history, targets=(target,))
+
+    def _history_prompt(self, task: Task, history: list[int], target: int) -> list[int]:
+        if task.name == "next_item":
+            return self._renderer.next_item_prompt(history)
+        assert task.from_history is not None
+        message = task.from_history(history, target, self._texts, self._renderer)
+        assert message is not None, f"{task.name}: a text is missing"
+        return self._renderer.message_prompt(message)
+
+    def _items_by_question(self, task: Task) -> dict[int, tuple[int, ...]]:
+        """Returns for each item with a text all items about which the same question would be asked.
+
+        Titles and descriptions repeat in real catalogues (and semantic IDs in those that share them): whichever item
+        the answer names is right.
+        """
+        assert task.from_item is not None
+        items: dict[str, list[int]] = {}
+        for item in range(len(self._texts.titles)):
+            message = task.from_item(item, self._texts, self._renderer)
+            if message is not None:
+                items.setdefault(message.prompt, []).append(item)
+        return {item: same for group in map(tuple, items.values()) for item in group for same in (group,)}
+
+    def _rows_to_ask(self, index: int) -> Int[np.ndarray, "n"]:
+        """Returns the rows or items of a task's questions."""
+        task, same = self._tasks[index], self._same_question[index]
+        is_in_tree = self._trees[index].trie.slot_of_item.cpu().numpy() >= 0
+        if task.unit == "history":
+            rows = np.flatnonzero(self._has_texts(task))
+            is_answerable = is_in_tree[self._targets[rows]]
+        else:
+            rows = np.fromiter(same, dtype=np.int64, count=len(same))
+            is_answerable = np.array([is_in_tree[list(same[row])].any() for row in same], dtype=bool)
+        if not is_answerable.any():
+            raise ConfigError(f"tasks.{task.name}: nothing to ask, for no item has the texts it needs; leave it out")
+        if not is_answerable.all():
+            log.warning(
+                "rl: %s: %d of %d questions are left out, for the catalog no longer has what answers them",
+                *(task.name, int((~is_answerable).sum()), len(rows)),
+            )
+        return np.asarray(rows[is_answerable])
+
+    def _has_texts(self, task: Task) -> Bool[np.ndarray, "n"]:
+        """Returns for which training rows a history task can be written."""
+        has_title = np.array([bool(title) for title in self._texts.titles], dtype=bool)
+        if task.answer == "title":
+            return np.asarray(has_title[self._targets])
+        if task.name == "next_item":
+            return np.ones(len(self._targets), dtype=bool)
+        tails = self._histories.list.tail(self._max_history)
+        lengths = tails.list.len().to_numpy()
+        items = tails.filter(pl.Series(lengths > 0)).explode().to_numpy()
+        with_title = np.repeat(np.arange(len(lengths)), lengths)[has_title[items]]
+        return np.asarray(np.bincount(with_title, minlength=len(lengths)) > 0)
+
+
+def _draw(rows: Int[np.ndarray, "n"], weight: float, rng: np.random.Generator) -> Int[np.ndarray, "m"]:
+    """Returns every row ``weight`` times, the fraction by chance."""
+    times, share = divmod(weight, 1.0)
+    return np.concatenate([np.tile(rows, int(times)), rows[rng.random(len(rows)) < share]])
