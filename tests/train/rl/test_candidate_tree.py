@@ -66,7 +66,7 @@ def test_packed_equals_repeated(fake_policy: Callable[..., Any], seed: int, size
     logprobs, entropy = candidate_logprobs(policy, rows, answers)
     expected = repeated_logprobs(policy, prompts, leaf, answers)
     there = leaf >= 0
-    assert torch.equal(rows.is_candidate, there)
+    assert torch.equal(rows.is_token, there[..., None].expand_as(rows.is_token))
     torch.testing.assert_close(logprobs[there], expected[there], rtol=0, atol=1e-9)
     assert logprobs.isfinite().all()
     assert (entropy >= -1e-12).all()
@@ -122,3 +122,12 @@ def test_a_prompt_is_packed_once_however_many_candidates(fake_policy: Callable[.
     assert rows.input_ids.shape == (1, 10 + 2 + 2)
     assert [nodes.shape[1] for nodes in rows.nodes] == [1, 2, 2]
     assert rows.position_ids[0].tolist() == [*range(10), 10, 10, 11, 11]
+
+
+def test_codes_after_the_last_choice_are_no_tokens_of_a_padded_answer(fake_policy: Callable[..., Any]) -> None:
+    policy = fake_policy([2, 3, 2])
+    codes = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 2, 0]])
+    tree = Trie.from_codes(codes, [2, 3, 2])
+    answers = AnswerTree(trie=tree, level_ids=policy.sid_tokens.level_ids, is_padded=True)
+    rows = pack_candidates([[1]], torch.tensor([[0, 1, 2, 3, -1]]), answers, CPU)
+    assert rows.is_token.int()[0].tolist() == [[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]]

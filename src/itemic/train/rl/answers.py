@@ -4,7 +4,7 @@ A question carries its own targets from the data to the reward; nothing is ever 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,6 +39,12 @@ class AnswerTree:
     """The answers, item by item."""
     level_ids: tuple[Int[np.ndarray, "_"], ...]
     """For each level the token id of every code."""
+    is_padded: bool = False
+    """Whether answers are filled up to one length: codes that follow where only one answer is left are no tokens."""
+
+    def to(self, device: torch.device) -> "AnswerTree":
+        """Returns the same tree with its trie on a device."""
+        return replace(self, trie=self.trie.to(device))
 
     @classmethod
     def of_sids(cls, trie: Trie, sid_tokens: SidTokens) -> "AnswerTree":

@@ -52,7 +52,8 @@ class CandidateTree:
     """Column in ``nodes[d]`` from which each candidate's code at level d follows."""
     child: Int[Tensor, "B G L"]
     """Node at depth d + 1 that each candidate goes to."""
-    is_candidate: Bool[Tensor, "B G"]
+    is_token: Bool[Tensor, "B G L"]
+    """Which codes count: all of a candidate's, in a padded tree those up to its last choice; none of no candidate."""
 
     @property
     def num_tokens(self) -> int:
@@ -93,7 +94,7 @@ def pack_candidates(
         nodes=(root, *(level.node[:, :width] for level, width in zip(levels, widths, strict=True))),
         parent=torch.stack([torch.zeros_like(leaf), *(level.column for level in levels)], dim=-1),
         child=torch.stack(path[1:], dim=-1),
-        is_candidate=is_candidate,
+        is_token=is_candidate[..., None] & _counts(answers, path[:-1]),
     )
 
 
@@ -167,6 +168,16 @@ def _ancestors(trie: Trie, leaf: Int[Tensor, "B G"]) -> list[Int[Tensor, "B G"]]
         start = trie.child_start[depth]
         path.append(torch.searchsorted(start, path[-1].to(start.dtype).contiguous(), right=True) - 1)
     return path[::-1]
+
+
+def _counts(answers: AnswerTree, path: Sequence[Int[Tensor, "B G"]]) -> Bool[Tensor, "B G L"]:
+    """Returns which codes are a choice or come before one; all of them in a tree that is not padded."""
+    nodes = torch.stack(list(path), dim=-1)
+    if not answers.is_padded:
+        return torch.ones_like(nodes, dtype=torch.bool)
+    trie = answers.trie.to(nodes.device)
+    is_choice = torch.stack([trie.num_children(depth, nodes[..., depth]) > 1 for depth in range(len(path))], dim=-1)
+    return is_choice.flip(-1).cummax(dim=-1).values.flip(-1)
 
 
 def _fill_up(
