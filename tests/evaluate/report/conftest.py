@@ -4,6 +4,7 @@ Only the model is missing: recommenders are fixed mixtures of taste and populari
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,18 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return make_run(tmp_path_factory.mktemp("runs") / "little-movies")
 
 
+@pytest.fixture(scope="session")
+def reinforced_run(whole_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same with a stage rl after training, stopped at step 300 by a guard; its best validation is the sixth."""
+    folder = tmp_path_factory.mktemp("runs") / "reinforced-movies"
+    shutil.copytree(whole_run.folder, folder)
+    run = Run(folder)
+    reason = "the entropy fell to 0.03 nats, below 0.05: the policy collapsed."
+    outcome = {"best_step": 240, "stopped_early": True, "stop_reason": reason, "num_steps": 300, "train_s": 450.0}
+    run.stage("rl", lambda: _write_rl(run) or outcome, config={}, inputs={}, outputs=["rl"], seed=3)
+    return run
+
+
 def _walk(genre: np.ndarray, popularity: np.ndarray, rng: np.random.Generator) -> list[int]:
     length = int(np.clip(rng.lognormal(2.4, 0.7), 3, 60))
     liked = rng.dirichlet(np.full(len(_GENRES), 0.15))
@@ -194,6 +207,42 @@ def _write_training(run: Run, sizes: tuple[int, ...]) -> Mapping[str, object]:
         {"catalog_version": version, "prompt_mode": "sid-only", "spelling": spelling},
     )
     return {"num_steps": 1600}
+
+
+def _write_rl(run: Run) -> None:
+    rng = np.random.default_rng(2)
+    run.path("rl").mkdir()
+    with run.path("rl/rl.jsonl").open("w", encoding="utf-8") as log:
+        for step in range(301):
+            if step % 40 == 0:
+                gain = np.sin(step / 240 * np.pi / 2)
+                figures = {
+                    "ndcg@10": 0.1203 + 0.0048 * gain,
+                    "hr@10": 0.15 + 0.005 * gain,
+                    "hr@50": 0.23 + 0.006 * gain,
+                }
+                valid = {"score": 0.2 + 0.01 * gain, **figures}
+                log.write(
+                    json.dumps({"step": step, **{f"valid_{name}": value for name, value in valid.items()}}) + "\n"
+                )
+            if step % 2:
+                log.write(json.dumps(_rl_record(step, rng.random())) + "\n")
+
+
+def _rl_record(step: int, noise: float) -> dict[str, float]:
+    rule, rank = 0.02 + 1e-4 * step + 0.004 * noise, -0.05 - 0.01 * noise
+    return {
+        **{"step": step, "epoch": step / 100, "loss": 0.02 * noise - 0.01, "loss/next_item": 0.02 * noise},
+        **{"loss/title_to_sid": 0.01 * noise, "learning_rate": 1e-5 * (1 - step / 310), "grad_norm": 0.4 + 0.1 * noise},
+        **{"reward": rule + rank, "reward/rule": rule, "reward/rank_aware": rank, "hit_share": 0.3 + 4e-4 * step},
+        **{
+            "zero_variance": 0.7 - 4e-4 * step,
+            "distinct": 0.97,
+            "entropy": 1.9 * np.exp(-step / 90),
+            "kl": 4e-5 * step,
+        },
+        **{"clip_fraction": 0.01 * noise, "tokens": 9000, "wall_time_s": 1.5 * step},
+    }
 
 
 def _train_record(step: int, rng: np.random.Generator) -> dict[str, float]:

@@ -33,7 +33,7 @@ class TrainingLog:
     """What training wrote, step by step; a step that was trained again after a restart is kept once, as it last was."""
 
     train: tuple[Record, ...]
-    """Records with a ``loss``, by step."""
+    """Records with figures of training steps (``loss`` and what goes with it), by step."""
     valid: tuple[Record, ...]
     """Records with figures called ``valid_...``, by step; the best model was chosen by the first such figure."""
 
@@ -82,6 +82,8 @@ class RunArtifacts:
     """``sft.jsonl``."""
     alignment: TrainingLog | None
     """``align/align.jsonl``, of the training before that."""
+    reinforcement: TrainingLog | None
+    """``rl/rl.jsonl``, of the training after it."""
     model: ModelFiles | None
     metrics: Record | None
     """``metrics.json``."""
@@ -107,6 +109,7 @@ def read_artifacts(run: Run) -> RunArtifacts:
         embeddings=_read_embeddings(run.path("embeddings.safetensors")),
         training=_optional_log(run.path("sft.jsonl")),
         alignment=_optional_log(run.path("align") / "align.jsonl"),
+        reinforcement=_optional_log(run.path("rl") / "rl.jsonl"),
         model=_read_model(run.path("model")) if (run.path("model") / "config.json").is_file() else None,
         metrics=metrics,
         rankings=_read_rankings(run.path("rankings"), metrics),
@@ -128,9 +131,11 @@ def read_training_log(path: Path) -> TrainingLog:
     valid: dict[int, Record] = {}
     for number, line in enumerate(lines, start=1):
         record = _parse_record(path, number, line)
-        if "loss" in record:
+        keys = record.keys() - {"step", "epoch"}
+        num_valid = sum(key.startswith("valid_") for key in keys)
+        if num_valid < len(keys):
             train[record["step"]] = record
-        if any(key.startswith("valid_") for key in record):
+        if num_valid:
             valid[record["step"]] = record
     return TrainingLog(
         train=tuple(record for _, record in sorted(train.items())),

@@ -27,6 +27,7 @@ from itemic.evaluate.report.sections.examples import describe_examples
 from itemic.evaluate.report.sections.exposure import describe_most_listed
 from itemic.evaluate.report.sections.headline import describe_headline
 from itemic.evaluate.report.sections.provenance import describe_provenance
+from itemic.evaluate.report.sections.reinforcement import describe_reinforcement
 from itemic.evaluate.report.sections.results import MEANINGS, describe_results
 from itemic.evaluate.report.sections.training import describe_training
 
@@ -41,6 +42,7 @@ _INPUTS = (
     "sids.html",
     "align/align.jsonl",
     "sft.jsonl",
+    "rl/rl.jsonl",
     "model/config.json",
     "metrics.json",
     "rankings",
@@ -124,6 +126,7 @@ def render_report(config: ReportConfig, run: Run, *, seed: int) -> str:
             rng=derive_rng(seed, "report", "examples"),
         ),
         training=describe_training(artifacts),
+        reinforcement=describe_reinforcement(artifacts),
         codebooks=describe_codebooks(artifacts, place, cutoff),
         data=describe_data(artifacts),
         provenance=describe_provenance(artifacts),

@@ -23,6 +23,7 @@ from itemic.evaluate.report.hits import are_log_probabilities, reliability
 from itemic.evaluate.report.sections.data_card import train_popularity
 from itemic.evaluate.report.sections.parts import Fact
 from itemic.evaluate.report.sections.provenance import total_time_s
+from itemic.evaluate.report.sections.reinforcement import RlOutcome, rl_outcome
 from itemic.evaluate.report.sections.training import best_valid
 
 __all__ = ["Finding", "Headline", "describe_headline"]
@@ -151,6 +152,7 @@ def _lift(metrics: Mapping[str, Any], place: Standing) -> Fact:
 def _findings(artifacts: RunArtifacts, place: Standing | None, cutoff: int) -> Iterator[Finding]:
     """Yields findings, warnings first."""
     found = [*_result_findings(artifacts, place, cutoff), *_training_findings(artifacts.training)]
+    found += _reinforcement_findings(rl_outcome(artifacts))
     found += [*_catalog_findings(artifacts), *_data_findings(artifacts), *_stale_findings(artifacts.stages)]
     for level in ("warning", "note", "good"):
         yield from (finding for finding in found if finding.level == level)
@@ -216,7 +218,7 @@ def _honesty_findings(artifacts: RunArtifacts, place: Standing, cutoff: int) -> 
 def _training_findings(log: TrainingLog | None) -> Iterator[Finding]:
     if log is None or not log.train:
         return
-    broken = sum(not math.isfinite(record["loss"]) for record in log.train)
+    broken = sum(not math.isfinite(record.get("loss", 0.0)) for record in log.train)
     if broken:
         yield Finding(level="warning", text=f"The loss was not finite at {broken} logged steps.", section="training")
     best = best_valid(log)
@@ -233,6 +235,17 @@ def _training_findings(log: TrainingLog | None) -> Iterator[Finding]:
     elif sign * (before - last) > _STILL_GAINING * abs(before):
         text = f"{_capital(best.key)} was still getting better at the last step: longer training may pay."
         yield Finding(level="note", text=text, section="training")
+
+
+def _reinforcement_findings(outcome: RlOutcome | None) -> Iterator[Finding]:
+    if outcome is None:
+        return
+    if outcome.stop_reason:
+        text = f"Reinforcement learning stopped at step {write_count(outcome.num_steps)}: {outcome.stop_reason}."
+        yield Finding(level="warning", text=text, section="reinforcement")
+    if outcome.num_validations and outcome.best is not None and outcome.best["step"] == 0:
+        text = "Reinforcement learning gained nothing on valid: the model kept is the one it began with."
+        yield Finding(level="note", text=text, section="reinforcement")
 
 
 def _capital(key: str) -> str:

@@ -1,4 +1,7 @@
-"""What the report says of training: loss curves in total, a task and on valid, and the speed and steps behind them."""
+"""What the report says of training: loss curves in total, a task and on valid, and the speed and steps behind them.
+
+The curves that every training has are drawn here for the other sections too.
+"""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +13,18 @@ from itemic.evaluate.report.artifacts import RunArtifacts, TrainingLog
 from itemic.evaluate.report.figures import Figure, Line, Spec, Style, View, line_chart, palette
 from itemic.evaluate.report.sections.parts import Fact, Missing
 
-__all__ = ["Choice", "TrainingSection", "best_valid", "describe_training", "thin", "with_speed"]
+__all__ = [
+    "Choice",
+    "TrainingSection",
+    "best_valid",
+    "control_views",
+    "describe_training",
+    "loss_views",
+    "mark_step",
+    "thin",
+    "with_speed",
+    "write_valid_key",
+]
 
 Record = Mapping[str, Any]
 
@@ -91,15 +105,51 @@ def with_speed(records: Sequence[Record]) -> list[Record]:
     return timed
 
 
+def loss_views(log: TrainingLog) -> tuple[View, ...]:
+    """Returns the loss over the steps, in total and, where there are several tasks, a task."""
+    views = [View(label="All tasks", spec=_loss_spec(log))]
+    tasks = _tasks(log)
+    if len(tasks) > 1:
+        views.append(View(label="By task", spec=_task_spec(log, tasks)))
+    return tuple(views)
+
+
+def control_views(records: Sequence[Record]) -> Iterator[View]:
+    """Yields learning rate, gradient norm and speed over the steps, those that the records have."""
+    for key, label, hover in _CONTROLS:
+        x, y = thin(records, key)
+        if x:
+            line = Line(name=label, x=x, y=y, style=_TOTAL, hover=hover)
+            yield View(label=label, spec=line_chart([line], x_title="step", y_title=label.lower()))
+
+
+def mark_step(step: int, last_step: int) -> Spec:
+    """Returns additions to a layout: a thin line at the step whose model was kept, its word inside the axis."""
+    line = {"type": "line", "x0": step, "x1": step, "yref": "paper", "y0": 0, "y1": 1}
+    side = {"xanchor": "right", "xshift": -4} if 2 * step > last_step else {"xanchor": "left", "xshift": 4}
+    label = {"x": step, "yref": "paper", "y": 1, "text": "kept", "showarrow": False, **side}
+    return {
+        "shapes": [{**line, "line": {"color": "var(--faint)", "width": 1, "dash": "dot"}}],
+        "annotations": [{**label, "yanchor": "top", "font": {"color": "var(--muted)", "size": 11}}],
+    }
+
+
+def write_valid_key(key: str) -> str:
+    """Returns a validation figure's name for a reader: ``valid NDCG@10`` for ``valid_ndcg@10``."""
+    name = key.removeprefix("valid_")
+    return f"valid {name.upper() if '@' in name else name.replace('_', ' ')}"
+
+
 def _facts(log: TrainingLog) -> Iterator[Fact]:
-    first, last = log.train[0], log.train[-1]
+    last, losses = log.train[-1], [record["loss"] for record in log.train if "loss" in record]
     epochs = f"{write_number(last['epoch'])} epochs" if "epoch" in last else ""
     yield Fact(label="Steps", value=write_count(last["step"]), note=epochs)
-    yield Fact(label="Training loss", value=f"{last['loss']:.3f}", note=f"from {first['loss']:.3f}")
+    if losses:
+        yield Fact(label="Training loss", value=f"{losses[-1]:.3f}", note=f"from {losses[0]:.3f}")
     best = best_valid(log)
     if best is not None:
         note = f"at step {write_count(best.step)}; last {log.valid[-1][best.key]:.4g}"
-        yield Fact(label=f"Best {_name(best.key)}", value=f"{best.value:.4g}", note=note)
+        yield Fact(label=f"Best {write_valid_key(best.key)}", value=f"{best.value:.4g}", note=note)
     if "wall_time_s" in last:
         yield Fact(label="Time in training", value=write_duration(last["wall_time_s"]))
     num_tokens = sum(record.get("tokens", 0) for record in log.train)
@@ -110,20 +160,10 @@ def _facts(log: TrainingLog) -> Iterator[Fact]:
         yield Fact(label="Tokens a second", value=write_count(speeds[len(speeds) // 2]), note="median")
 
 
-def _name(key: str) -> str:
-    """Returns a logged figure's name for a reader: ``valid NDCG@10`` for ``valid_ndcg@10``."""
-    name = key.removeprefix("valid_")
-    return f"valid {name.upper() if '@' in name else name.replace('_', ' ')}"
-
-
 def _figures(log: TrainingLog) -> Iterator[Figure]:
-    views = [View(label="All tasks", spec=_loss_spec(log))]
-    tasks = _tasks(log)
-    if len(tasks) > 1:
-        views.append(View(label="By task", spec=_task_spec(log, tasks)))
     caption = f"Cross-entropy a predicted token in nats. Logs beyond {_MAX_POINTS} points are averaged."
-    yield Figure(key="figure-loss", title="Loss", caption=caption, views=tuple(views), height_px=340)
-    controls = [*_ranking_views(log), *_control_views(with_speed(log.train))]
+    yield Figure(key="figure-loss", title="Loss", caption=caption, views=loss_views(log), height_px=340)
+    controls = [*_ranking_views(log), *control_views(with_speed(log.train))]
     if controls:
         caption = "Ranking quality on valid where it was measured, step size, gradients before clipping, and speed."
         title = "Behind the curve"
@@ -135,16 +175,10 @@ def _ranking_views(log: TrainingLog) -> Iterator[View]:
     for key in keys:
         if not key.startswith("valid_loss"):
             x, y = thin(log.valid, key)
-            line = Line(name=_name(key), x=x, y=y, style=_VALID, markers=True)
-            yield View(label=_name(key), spec=line_chart([line], x_title="step", y_title=_name(key)))
-
-
-def _control_views(records: Sequence[Record]) -> Iterator[View]:
-    for key, label, hover in _CONTROLS:
-        x, y = thin(records, key)
-        if x:
-            line = Line(name=label, x=x, y=y, style=_TOTAL, hover=hover)
-            yield View(label=label, spec=line_chart([line], x_title="step", y_title=label.lower()))
+            line = Line(name=write_valid_key(key), x=x, y=y, style=_VALID, markers=True)
+            yield View(
+                label=write_valid_key(key), spec=line_chart([line], x_title="step", y_title=write_valid_key(key))
+            )
 
 
 def _tasks(log: TrainingLog) -> list[str]:
@@ -161,18 +195,8 @@ def _loss_spec(log: TrainingLog) -> Spec:
     spec = line_chart(lines, x_title="step", y_title="loss")
     best = best_valid(log)
     if best is not None:
-        spec["layout"] |= _mark(best.step)
+        spec["layout"] |= mark_step(best.step, log.train[-1]["step"])
     return spec
-
-
-def _mark(step: int) -> Spec:
-    """Returns a thin line at the step whose model was kept."""
-    line = {"type": "line", "x0": step, "x1": step, "yref": "paper", "y0": 0, "y1": 1}
-    label = {"x": step, "yref": "paper", "y": 1, "text": "kept", "showarrow": False, "xanchor": "right", "xshift": -4}
-    return {
-        "shapes": [{**line, "line": {"color": "var(--faint)", "width": 1, "dash": "dot"}}],
-        "annotations": [{**label, "yanchor": "top", "font": {"color": "var(--muted)", "size": 11}}],
-    }
 
 
 def _task_spec(log: TrainingLog, tasks: list[str]) -> Spec:
