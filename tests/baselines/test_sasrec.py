@@ -6,7 +6,7 @@ import torch
 
 from itemic.baselines import SASRec, SASRecConfig, sasrec
 from itemic.baselines.sasrec_network import SasrecNetwork
-from itemic.core.errors import ConfigError, DataError
+from itemic.core.errors import ArtifactError, ConfigError, DataError
 from itemic.evaluate import EvaluateConfig, evaluate_recommender, evaluation_set
 
 NUM_ITEMS = 12
@@ -121,6 +121,25 @@ def test_a_long_history_counts_by_its_end_and_an_empty_one_by_popularity(dataset
     scores = model.score([[1, 2, 3, 4, 5, 6, 7, 8], [3, 4, 5, 6, 7, 8], []])
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5, atol=1e-6)
     assert np.argsort(-scores[2], kind="stable").tolist() == np.argsort(-model.counts, kind="stable").tolist()
+
+
+def test_a_stored_model_is_the_same_model(dataset, tmp_path):
+    path, histories = tmp_path / "sasrec.safetensors", [[1, 2, 3, 4, 5, 6, 7, 8], [], [3]]
+    model = SASRec.fit(dataset, seed=0, config=SASRecConfig(**SMALL, num_layers=3, max_epochs=1, device="cpu"))
+    model.save(path, "ring")
+    restored = SASRec.load(path, "ring", device="cpu")
+    np.testing.assert_array_equal(restored.score(histories), model.score(histories))
+    with pytest.raises(ArtifactError, match="fitted to other data or with other settings"):
+        SASRec.load(path, "line", device="cpu")
+    with pytest.raises(ArtifactError, match="no such file"):
+        SASRec.load(tmp_path / "nothing", device="cpu")
+
+
+def test_a_few_items_are_scored_as_among_all(dataset):
+    model = SASRec.fit(dataset, seed=0, config=SASRecConfig(**SMALL, max_epochs=1, device="cpu"))
+    histories, items = [[1, 2, 3, 4, 5, 6, 7, 8], [3]], torch.tensor([[4, 9], [0, 0]])
+    expected = np.take_along_axis(model.score(histories), items.numpy(), axis=1)
+    np.testing.assert_allclose(model.score_items(histories, items).numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_log_without_pairs_is_refused(make_dataset):
