@@ -4,6 +4,7 @@ import logging
 import sys
 import textwrap
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -333,3 +334,24 @@ def test_names_and_weights_that_cannot_be_honoured_are_refused(sources, weights,
         check_rewards(weights)
     with pytest.raises(ConfigError, match=problem):
         make_rewards(weights, sources)
+
+
+@pytest.mark.parametrize("codes", [CODES, [[*code[:1], 0, 0] for code in CODES]], ids=["unique", "shared"])
+def test_rewards_are_computed_where_the_answers_lie(sources, dataset, codes):
+    """On the meta device, which computes nothing and mixes with no other, as CUDA would not."""
+    meta = torch.device("meta")
+    some = answers([[0, 1, 2], [1, 2, -1]], [[2, 1], [0]], [(1, 2), ()], codes)
+    moved = replace(
+        some,
+        tree=replace(some.tree, trie=some.tree.trie.to(meta)),
+        leaf=some.leaf.to(meta),
+        logprob=some.logprob.to(meta),
+    )
+    judge = SASRec.fit(dataset, seed=0, config=SMALL)
+    judge.network.to(meta)
+    plain = ("rule", "rank", "rank-if-hit", "prefix", "format")
+    rewards = {name: REWARDS[name](replace(sources, excludes_history=True)) for name in plain}
+    rewards["semantic"] = partial(semantic, unit_vectors=torch.ones(NUM_ITEMS, 3, device=meta))
+    rewards["collaborative"] = partial(collaborative, judge=judge)
+    total, components = sum_rewards(rewards, dict.fromkeys(rewards, 1.0), moved)
+    assert {values.device for values in (total, *components.values())} == {meta}
