@@ -16,6 +16,7 @@ from itemic.language.spelling import Spelling
 from itemic.language.tasks import TASKS, ItemTexts
 from itemic.model.backbone import make_sid_tokenizer
 from itemic.train.rl.answers import Answers, AnswerTree, Question
+from itemic.train.rl.candidate_tree import candidate_logprobs, pack_candidates
 from itemic.train.rl.titles import title_token_ids, title_tree
 
 END = 0
@@ -47,6 +48,7 @@ def test_a_title_is_cut_where_it_is_told_apart_and_equal_ones_share_a_leaf() -> 
     assert [ids.tolist() for ids in tree.level_ids] == [[5, 8], [END, 6, 9], [END, 7]]
     assert tree.trie.codebook_sizes == (2, 3, 2)
     assert tree.trie.num_leaves == 4
+    assert tree.is_padded
     assert tree.trie.items(tree.leaves(torch.tensor([3, 4]))).tolist() == [[0, 3], [-1, -1]]
 
 
@@ -94,6 +96,10 @@ def test_log_probabilities_are_those_of_whole_titles_and_the_search_finds_the_be
     prompts = [[9, 4, 30], [17], [2, 2, 8, 11]]
     walker = TreeWalker(policy, tree.trie, "legal", level_ids=tree.level_ids)
     leaf, logprob, _ = search_prompts(walker, walker.read(prompts), tree.trie.num_leaves)
+    rows = pack_candidates(prompts, leaf, tree, policy.device)
+    packed, _ = candidate_logprobs(policy, rows, tree)
+    assert torch.allclose(packed.sum(dim=-1), logprob), "and so does the packed sequence that learns"
+    assert (packed[~rows.is_token] == 0).all(), "what does not count was forced"
     leaf_of_item = tree.leaves(torch.arange(len(titles)))
     for row, prompt in enumerate(prompts):
         found = dict(zip(leaf[row].tolist(), logprob[row].tolist(), strict=True))
