@@ -135,7 +135,9 @@ def reinforced_run(whole_run: Run, tmp_path_factory: pytest.TempPathFactory) -> 
     run = Run(folder)
     reason = "the entropy fell to 0.03 nats, below 0.05: the policy collapsed."
     outcome = {"best_step": 240, "stopped_early": True, "stop_reason": reason, "num_steps": 300, "train_s": 450.0}
-    run.stage("rl", lambda: _write_rl(run) or outcome, config={}, inputs={}, outputs=["rl"], seed=3)
+    run.stage(
+        "rl", lambda: _write_rl(run) or outcome, config={}, inputs={}, outputs=["rl/model", "rl/rl.jsonl"], seed=3
+    )
     return run
 
 
@@ -211,7 +213,8 @@ def _write_training(run: Run, sizes: tuple[int, ...]) -> Mapping[str, object]:
 
 def _write_rl(run: Run) -> None:
     rng = np.random.default_rng(2)
-    run.path("rl").mkdir()
+    shutil.copytree(run.path("model"), run.path("rl/model"))
+    write_arrays(run.path("rl/model") / "model.safetensors", {"model.embed_tokens.weight": np.ones((27, 128))})
     with run.path("rl/rl.jsonl").open("w", encoding="utf-8") as log:
         for step in range(301):
             if step % 40 == 0:

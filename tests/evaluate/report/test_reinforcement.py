@@ -213,6 +213,18 @@ def test_a_collapse_and_a_gain_of_nothing_are_found(artifacts: RunArtifacts) -> 
     assert any(text.startswith("Reinforcement learning gained nothing on valid") for text in texts)
 
 
+def test_an_evaluation_of_either_model_is_not_stale(artifacts: RunArtifacts) -> None:
+    made = {name: artifacts.stages[name]["outputs"] for name in ("sft", "rl")}
+    before, after = made["sft"]["model"], made["rl"]["rl/model"]
+    assert before != after
+    read = (("model", before), ("model", after), ("rl/model", after), ("model", "0" * 64), ("rl/model", "0" * 64))
+    for name, digest in read:
+        evaluated = {**artifacts.stages["evaluate"], "inputs": {name: digest}}
+        bent = dataclasses.replace(artifacts, stages={**artifacts.stages, "evaluate": evaluated})
+        texts = [finding.text for finding in describe_headline(bent, None, cutoff=10, title="").findings]
+        assert any(f"evaluate read another {name}" in text for text in texts) == (digest not in (before, after))
+
+
 def test_a_longer_log_makes_a_new_page(reinforced_run: Run, tmp_path: Path) -> None:
     shutil.copytree(reinforced_run.folder, tmp_path / "run")
     run = Run(tmp_path / "run")

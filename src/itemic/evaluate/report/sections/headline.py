@@ -274,13 +274,23 @@ def _catalog_findings(artifacts: RunArtifacts) -> Iterator[Finding]:
 
 
 def _stale_findings(stages: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yields the stages that read another version of an artefact than the one that is there now."""
-    made = {name.partition(".")[0]: digest for entry in stages.values() for name, digest in entry["outputs"].items()}
+    """Yields the stages that read another version of an artefact than the one that is there now.
+
+    A run may hold several artefacts of one name, ``model`` and ``rl/model`` say; having read either is well.
+    """
+    made: dict[str, set[str]] = {}
+    for entry in stages.values():
+        for name, digest in entry["outputs"].items():
+            made.setdefault(_stem(name), set()).add(digest)
     for stage, entry in stages.items():
-        stale = [name for name, digest in entry["inputs"].items() if made.get(name, digest) != digest]
+        stale = [name for name, digest in entry["inputs"].items() if digest not in made.get(_stem(name), {digest})]
         if stale:
             text = f"Stage {stage} read another {' and '.join(stale)} than the one here: run it again."
             yield Finding(level="warning", text=text, section="run")
+
+
+def _stem(name: str) -> str:
+    return name.rpartition("/")[2].partition(".")[0]
 
 
 def _data_findings(artifacts: RunArtifacts) -> Iterator[Finding]:

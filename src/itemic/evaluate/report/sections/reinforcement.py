@@ -29,6 +29,7 @@ Record = Mapping[str, Any]
 
 _STAGE = "rl"
 _TARGETS = ("valid_ndcg@10", "valid_hr@50")
+_SCORE = "valid_score"
 _HEIGHT_PX = 240
 _MARGIN = 0.02
 _MAIN = Style(colour="var(--focus)", symbol="circle", dash="solid", width=2.5)
@@ -76,20 +77,20 @@ _PANELS = (
     Panel(
         key="clip",
         title="Clipped tokens",
-        caption="Share of tokens whose probability had moved too far since the roll-out to count.",
+        caption="Share of tokens whose probability has moved so far since the roll-out that they teach no more.",
         figures=(("clip_fraction", "clipped"),),
     ),
     Panel(
         key="margin",
         title="Margin of the preferred",
-        caption="Log-ratio to the reference of the chosen answer less that of the rejected ones.",
+        caption="How much more the chosen answer has gained on the reference than the rejected ones, times beta.",
         figures=(("margin", "margin"),),
         from_zero=False,
     ),
     Panel(
         key="accuracy",
         title="Pairs in the right order",
-        caption="Share of pairs in which the chosen answer has the larger log-ratio.",
+        caption="Share of pairs whose chosen answer has gained more than the rejected one.",
         figures=(("accuracy", "accuracy"),),
         y_range=_SHARES,
     ),
@@ -262,7 +263,9 @@ def _valid_figures(log: TrainingLog) -> Iterator[Figure]:
     others.sort(key=lambda key: key not in _TARGETS)
     dashed = "Dashed: before reinforcement learning. " if log.valid and log.valid[0]["step"] == 0 else ""
     caption = f"{dashed}Dotted: the step whose model was kept."
-    for key, title, names in (("ranking", "Ranking on valid", others), ("hits", "Hit rate on valid", rates)):
+    score = " Its score is the best: NDCG@10, less where HR@50 is below its start." if _SCORE in keys else ""
+    kinds = (("ranking", "Ranking on valid", others, caption + score), ("hits", "Hit rate on valid", rates, caption))
+    for key, title, names, words in kinds:
         if names:
             table = Table(
                 columns=("Step", *map(_short, names)),
@@ -273,7 +276,7 @@ def _valid_figures(log: TrainingLog) -> Iterator[Figure]:
             )
             views = tuple(View(label=_short(name), spec=_valid_spec(log, name), table=table) for name in names)
             shown = title if len(names) > 1 else f"{_short(names[0])} on valid"
-            yield Figure(key=key, title=shown, caption=caption, views=views)
+            yield Figure(key=key, title=shown, caption=words, views=views)
 
 
 def _valid_spec(log: TrainingLog, key: str) -> Spec:
