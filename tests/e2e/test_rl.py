@@ -22,7 +22,7 @@ from itemic.model.sid_model import SidModel
 from itemic.upkeep import describe_catalog, refit_run
 
 
-def train_stand_in(folder: Path, factor: float = 3.0) -> None:
+def train_stand_in(folder: Path, factor: float = 3.0, max_history: int = 50) -> None:
     """What RL leaves behind, without learning: the model with other weights, so that it answers otherwise."""
     run = Run(folder)
     inputs = {"start": run.require("model", "sft"), "dataset": run.path("dataset"), "catalog": run.path("catalog")}
@@ -36,7 +36,8 @@ def train_stand_in(folder: Path, factor: float = 3.0) -> None:
         run.path("rl/rl.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
         return {"num_steps": 1}
 
-    run.stage("rl", work, config={"factor": factor}, inputs=inputs, outputs=["rl/model", "rl/rl.jsonl"], seed=0)
+    config = {"factor": factor, "max_history": max_history}
+    run.stage("rl", work, config=config, inputs=inputs, outputs=["rl/model", "rl/rl.jsonl"], seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,8 @@ def test_a_calibration_belongs_to_one_of_the_models(copy: Path, caplog: pytest.L
         find_model(Run(copy), choice).content for choice in ("sft", "rl")
     ]
     assert not caplog.text
-    train_stand_in(copy, factor=2.0)
+    train_stand_in(copy, factor=2.0, max_history=3)
+    assert find_model(Run(copy)).max_history == 3
     with pytest.raises(ArtifactError, match=r"rl/calibration.json: fitted with model"):
         itemic.load_trained(copy)
 

@@ -34,7 +34,7 @@ class TrainedModel:
     content: str
     """Hash of the folder, as the manifest has it."""
     max_history: int
-    """Items of a history that it was trained to read, the last ones."""
+    """Items of a history that it was trained to read, the last ones: the fewest that a training of it read."""
 
 
 def find_model(run: Run, choice: ModelChoice = "last") -> TrainedModel:
@@ -61,6 +61,7 @@ def find_model(run: Run, choice: ModelChoice = "last") -> TrainedModel:
         raise ArtifactError(
             f"{path}: was trained from an older model than {run.path(_SFT_MODEL)}; run itemic rl again, or {_OTHER_WAY}"
         )
+    max_history = min(max_history, int(rl["config"]["max_history"]))
     return TrainedModel(stage="rl", path=path, content=rl["outputs"][_RL_MODEL], max_history=max_history)
 
 
