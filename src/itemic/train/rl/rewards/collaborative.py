@@ -35,8 +35,9 @@ def collaborative(answers: Answers, judge: SASRec) -> Float[Tensor, "B G"]:
 
     The raw logit, as in the reference: shifts do not matter, since advantages are taken within a group, nor does the
     scale where they are divided by the group's deviation and this is the only reward. In a sum the scale does matter:
-    logits of a group lie several units apart, a hit of ``rule`` gives 1. Questions without a history have 0 for every
-    candidate; a shared leaf is judged by its first item.
+    on Amazon Industrial the logits of sixteen beams lie 5.4 apart from the highest to the lowest (standard deviation
+    1.5), while a hit of ``rule`` gives 1; a weight of 0.1 to 0.2 keeps the hit the larger part. Questions without a
+    history have 0 for every candidate; a shared leaf is judged by its first item.
 
     Args:
         answers: What is judged.
