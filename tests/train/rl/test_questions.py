@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from itemic.core.dataset import EXAMPLE_SCHEMA, INTERACTION_SCHEMA, Dataset
 from itemic.core.errors import ConfigError, DataError
@@ -199,13 +200,16 @@ def test_what_the_catalog_no_longer_has_is_not_asked_for(chat: Renderer, caplog:
     active = np.array([True, False, True, False, True, True])
     trie = Trie.from_codes(CODES, (4, 4), active)
     with caplog.at_level(logging.WARNING, logger="itemic"):
-        bank = make_bank(chat, {"next_item": 1.0, "title_to_sid": 1.0}, trie=trie)
+        bank = make_bank(chat, {"next_item": 1.0, "title_to_sid": 1.0, "sids_to_title": 1.0}, trie=trie)
     questions = ask_all(bank)
     assert sorted(q.targets for q in questions if q.task == 0) == [(2,), (4,), (4,)]
     assert sorted(q.targets for q in questions if q.task == 1) == [(0, 3), (0, 3), (4,), (5,)]
+    assert sorted(q.targets for q in questions if q.task == 2) == [(4,), (4,)]
+    assert (bank.tree(2).leaves(torch.arange(6)) >= 0).tolist() == [True, False, False, False, True, True]
     assert [record.getMessage().split(",")[0] for record in caplog.records] == [
         "rl: next_item: 3 of 6 questions are left out",
         "rl: title_to_sid: 1 of 5 questions are left out",
+        "rl: sids_to_title: 3 of 5 questions are left out",
     ]
 
 

@@ -43,7 +43,7 @@ def check_question_tasks(weights: Mapping[str, float], mode: str) -> None:
 def answer_trees(
     trie: Trie, dataset: Dataset, renderer: Renderer, weights: Mapping[str, float]
 ) -> dict[str, AnswerTree]:
-    """Returns the answer trees that the tasks need, under ``sid`` and ``title``.
+    """Returns the answer trees that the tasks need, under ``sid`` and ``title``; both hold the catalog's items only.
 
     Args:
         trie: The catalog's semantic IDs.
@@ -60,7 +60,9 @@ def answer_trees(
         trees["sid"] = AnswerTree.of_sids(trie, renderer.sid_tokens)
     if "title" in kinds:
         titles = title_token_ids(ItemTexts.from_items(dataset.items), renderer)
-        trees["title"] = title_tree(titles, renderer.answer_end)
+        is_active = (trie.slot_of_item >= 0).tolist()
+        active = [title if there else [] for title, there in zip(titles, is_active, strict=True)]
+        trees["title"] = title_tree(active, renderer.answer_end)
     return trees
 
 
@@ -116,7 +118,7 @@ class QuestionBank:
         self._histories = dataset.train["history"]
         self._targets = dataset.train["target"].to_numpy()
         self._same_question: list[dict[int, tuple[int, ...]]] = [
-            {} if task.unit == "history" else self._items_by_question(task) for task in self._tasks
+            self._items_by_question(task) if task.unit == "item" else {} for task in self._tasks
         ]
         self._rows = [self._rows_to_ask(index) for index in range(len(self._tasks))]
 
@@ -145,13 +147,12 @@ class QuestionBank:
             size: Most questions in a batch.
             rng: Orders the batches.
         """
-        kinds = np.array([task.answer for task in self._tasks])[refs.task]
-        batches = [
-            refs[places[start : start + size]]
-            for kind in np.unique(kinds)
-            for places in (np.flatnonzero(kinds == kind),)
-            for start in range(0, len(places), size)
-        ]
+        kinds = sorted({task.answer for task in self._tasks})
+        kind = np.array([kinds.index(task.answer) for task in self._tasks])[refs.task]
+        batches = []
+        for each in range(len(kinds)):
+            of_tree = refs[np.flatnonzero(kind == each)]
+            batches += [of_tree[start : start + size] for start in range(0, len(of_tree), size)]
         return [batches[place] for place in rng.permutation(len(batches))]
 
     def ask(self, refs: QuestionRefs) -> list[Question]:
@@ -190,7 +191,7 @@ class QuestionBank:
             message = task.from_item(item, self._texts, self._renderer)
             if message is not None:
                 items.setdefault(message.prompt, []).append(item)
-        return {item: same for group in map(tuple, items.values()) for item in group for same in (group,)}
+        return {item: group for group in map(tuple, items.values()) for item in group}
 
     def _rows_to_ask(self, index: int) -> Int[np.ndarray, "n"]:
         """Returns the rows or items of a task's questions."""
@@ -203,7 +204,9 @@ class QuestionBank:
             rows = np.fromiter(same, dtype=np.int64, count=len(same))
             is_answerable = np.array([is_in_tree[list(same[row])].any() for row in same], dtype=bool)
         if not is_answerable.any():
-            raise ConfigError(f"tasks.{task.name}: nothing to ask, for no item has the texts it needs; leave it out")
+            raise ConfigError(
+                f"tasks.{task.name}: nothing to ask, for no item of the catalog has the texts it needs; leave it out"
+            )
         if not is_answerable.all():
             log.warning(
                 "rl: %s: %d of %d questions are left out, for the catalog no longer has what answers them",
