@@ -262,9 +262,10 @@ def _valid_figures(log: TrainingLog) -> Iterator[Figure]:
     others = [key for key in keys if key not in rates and "loss" not in key]
     others.sort(key=lambda key: key not in _TARGETS)
     dashed = "Dashed: before reinforcement learning. " if log.valid and log.valid[0]["step"] == 0 else ""
-    caption = f"{dashed}Dotted: the step whose model was kept."
-    score = " Its score is the best: NDCG@10, less where HR@50 is below its start." if _SCORE in keys else ""
-    kinds = (("ranking", "Ranking on valid", others, caption + score), ("hits", "Hit rate on valid", rates, caption))
+    plain = f"{dashed}Dotted: the step whose model was kept."
+    by_score = f"{dashed}Dotted: the step kept, best by the score: NDCG@10, less where HR@50 is below its start."
+    caption = by_score if _SCORE in keys else plain
+    kinds = (("ranking", "Ranking on valid", others, caption), ("hits", "Hit rate on valid", rates, plain))
     for key, title, names, words in kinds:
         if names:
             table = Table(
