@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itemic.train.rl.objectives import (
@@ -164,6 +164,7 @@ def test_k3_is_an_unbiased_estimate_of_the_divergence():
     assert (policy * k3.flatten()).sum().item() == pytest.approx(LOG2 / 2 - LOG2 / 4)
 
 
+@settings(max_examples=40)
 @given(st.floats(-8, 8), st.floats(-8, 8))
 def test_k3_is_never_negative_and_nothing_where_both_agree(logprob, ref_logprob):
     everywhere = torch.ones(1, 1, 1, dtype=torch.bool)
@@ -193,6 +194,7 @@ def test_questions_without_candidates_cost_nothing():
     assert sum_over_constant(values, is_token, weight, 3).tolist() == [0.0]
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 4))
 def test_answers_of_one_length_are_normalised_alike(length):
     values = torch.arange(2 * 3 * length, dtype=torch.float64).view(2, 3, length)
@@ -203,6 +205,7 @@ def test_answers_of_one_length_are_normalised_alike(length):
     torch.testing.assert_close(sum_over_constant(values, is_token, weight, length), expected)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.floats(-3, 3), min_size=3, max_size=3), st.floats(-2, 2), st.sampled_from(RATIOS))
 def test_clipping_never_promises_more_than_the_ratio_does(log_ratio, advantage, ratio):
     losses, _, gradient = terms_of(log_ratio, advantage, ratio)

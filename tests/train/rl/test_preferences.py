@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itemic.train.rl.preferences import dpo_loss, sdpo_loss
@@ -68,6 +68,7 @@ def test_a_policy_that_is_its_reference_stands_at_the_known_start(num_rejected):
 NUMBERS = st.lists(st.floats(-30, 0), min_size=4, max_size=4)
 
 
+@settings(max_examples=40)
 @given(NUMBERS, st.sampled_from([0.1, 1.0, 5.0]))
 def test_one_rejected_answer_makes_sdpo_dpo(numbers, beta):
     chosen, ref_chosen = (torch.tensor([value], dtype=torch.float64) for value in numbers[:2])
@@ -76,6 +77,7 @@ def test_one_rejected_answer_makes_sdpo_dpo(numbers, beta):
     torch.testing.assert_close(sdpo_loss(*arguments), dpo_loss(*arguments))
 
 
+@settings(max_examples=40)
 @given(NUMBERS, st.sampled_from([0.1, 1.0]))
 def test_sdpo_lies_between_the_worst_pair_and_the_sum_of_all_pairs(numbers, beta):
     rejected = torch.tensor([numbers], dtype=torch.float64)

@@ -66,13 +66,13 @@ def policy_terms(
         ratio: Whether tokens or answers have a ratio.
     """
     advantage = torch.where(is_token, advantages[..., None], 0.0)
-    log_ratio = torch.where(is_token, logprobs - old_logprobs, 0.0)
+    log_ratio = logprobs - old_logprobs
     if ratio == "sequence":
         log_ratio = _mean_of_tokens(log_ratio, is_token)[..., None].expand_as(log_ratio)
     weight = log_ratio.detach().exp()
     is_clipped = ((weight > 1 + clip_high) & (advantage > 0)) | ((weight < 1 - clip_low) & (advantage < 0))
     bound = weight.clamp(min=1 - clip_low, max=1 + clip_high)
-    # Exponentiating what is clipped or has no advantage could give inf, and 0 * inf = NaN in the backward pass.
+    # What is clipped or masked or has no advantage may give inf or NaN, and 0 * inf = NaN in the backward pass.
     live_weight = torch.where(is_clipped | (advantage == 0), 0.0, log_ratio).exp()
     return PolicyTerms(loss=-advantage * torch.where(is_clipped, bound, live_weight), is_clipped=is_clipped)
 
