@@ -249,6 +249,14 @@ class Trie:
         first, last = self.slots(depth, node)
         return last - first
 
+    def has_one_leaf(self, depth: int, node: Int[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+        """Returns whether the items below nodes at ``depth`` all share one semantic ID."""
+        first, last = self.slots(depth, node)
+        if not self.is_shared:
+            return last - first == 1
+        leaf = torch.searchsorted(self.slot_start[self.num_levels], first, right=True) - 1
+        return self.slot_start[self.num_levels][leaf + 1] == last
+
     def items(self, leaf: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape M"]:
         """Returns the item indices on leaves, ascending, M = ``max_items`` places for each; -1 in empty places.
 

@@ -2,8 +2,9 @@
 
 The prompts fill the cache; then every level appends its live nodes to the same cache, one token a node, and a mask
 lets a node see its prompt and its own ancestors only. So no beam has a cache of its own, nothing is re-ordered or
-padded for one, and the head is asked for one level's codes. Knows which children there are and what they score, not
-which of them to take: that is the search's (``beam``, ``stochastic``).
+padded for one, and the head is asked for one level's codes. Where only legal codes share the probability, a node with
+one leaf below it is settled: its leaf is certain, and its codes are not read. Knows which children there are and what
+they score, not which of them to take: that is the search's (``beam``, ``stochastic``).
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ from itemic.decode.trie import Trie, check_codebooks
 __all__ = ["Normalization", "TreeWalker", "Walk", "check_normalization"]
 
 Normalization = Literal["legal", "full"]
+
+_WORTH_ASKING = 8
+"""Levels from which on asking a device which nodes are settled pays, though it is waited for: titles have more."""
 
 
 def check_normalization(normalize: Normalization) -> None:
@@ -128,27 +132,40 @@ class Walk:
         self._allowed = allowed
         self._prompts = prompts
         self._cache: Any = prompts.cache
-        self._hidden: Float[Tensor, "B W D"] = prompts.hidden[:, None]
+        self._hidden: Float[Tensor, "B R D"] | None = prompts.hidden[:, None]
         root = torch.zeros_like(prompts.length)[:, None]
         self._sees = torch.zeros(len(root), 1, 0, dtype=torch.bool, device=root.device)
+        self._column: Int[Tensor, "B W"] | None = None
+        """Column of each node in ``_hidden`` and ``_sees``, of no meaning for settled nodes; None: its own."""
+        self._dtype = widen(prompts.hidden[:0]).dtype
+        is_cheap = root.device.type == "cpu" or walker.trie.num_levels >= _WORTH_ASKING
+        self._skips_settled = is_cheap and walker.vocabulary_normalizer is None
         self.depth = 0
-        self.nodes = Nodes(root, torch.zeros_like(root, dtype=widen(self._hidden).dtype), num_items=root, parent=root)
+        self.nodes = Nodes(root, torch.zeros_like(root, dtype=self._dtype), num_items=root, parent=root)
         """Where the walk stands."""
 
     def candidates(self) -> Candidates:
         """Returns the children of the nodes it stands on, with their scores."""
         walker = self._walker
-        logits = widen(walker.policy.logits(self._hidden, walker.level_ids[self.depth]))
-        normalizer = None if walker.vocabulary_normalizer is None else walker.vocabulary_normalizer(self._hidden)
-        return find_candidates(walker.trie, self.depth, self.nodes, logits, normalizer, self._allowed)
+        normalizer = None
+        if walker.vocabulary_normalizer is not None and self._hidden is not None:
+            normalizer = walker.vocabulary_normalizer(self._hidden)
+        return find_candidates(walker.trie, self.depth, self.nodes, self._logits(), normalizer, self._allowed)
 
     def take(self, nodes: Nodes) -> None:
-        """Goes to some of the candidates, one depth down; their codes are read unless they are leaves."""
-        self._sees = _see_self_and_ancestors(self._sees, nodes.parent)
+        """Goes to some of the candidates, one depth down; their codes are read unless their leaves are certain."""
         self.nodes = nodes
         self.depth += 1
-        if self.depth < self._walker.trie.num_levels:
-            self._read_codes()
+        if self._hidden is None:
+            return
+        parent = nodes.parent if self._column is None else self._column.gather(1, nodes.parent)
+        node, self._column, trie = nodes.node, None, self._walker.trie
+        if self.depth < trie.num_levels and self._skips_settled:
+            place, self._column = _find_unsettled(trie, self.depth, nodes)
+            node, parent = node.gather(1, place), parent.gather(1, place)
+        self._sees = _see_self_and_ancestors(self._sees, parent)
+        if self.depth < trie.num_levels:
+            self._read_codes(node)
 
     def ending_logprob(self, ending: Sequence[int]) -> Float[Tensor, "B W"]:
         """Returns log p of the tokens that an answer ends with after each of the leaves that the walk stands on.
@@ -178,15 +195,47 @@ class Walk:
         logits = widen(walker.policy.logits(hidden, tokens)).view(B, W, T, T).diagonal(dim1=-2, dim2=-1)
         return (logits - walker.vocabulary_normalizer(hidden).view(B, W, T)).sum(dim=-1)
 
-    def _read_codes(self) -> None:
-        """Appends the nodes' last codes to the cache and makes the hidden states after them."""
+    def _logits(self) -> Float[Tensor, "B W K"]:
+        """Returns the logits of the level's codes after each node; of settled ones, who have one child, any numbers."""
+        ids = self._walker.level_ids[self.depth]
+        if self._hidden is None:
+            zero = torch.zeros((), dtype=self._dtype, device=ids.device)
+            return zero.expand(*self.nodes.node.shape, len(ids))
+        logits = widen(self._walker.policy.logits(self._hidden, ids))
+        if self._column is None:
+            return logits
+        return logits.gather(1, self._column[..., None].expand(-1, -1, len(ids)))
+
+    def _read_codes(self, node: Int[Tensor, "B R"]) -> None:
+        """Appends the last codes of nodes to the cache and makes the hidden states after them, if there is any."""
         walker, prompts = self._walker, self._prompts
-        B, W = self.nodes.node.shape
+        B, R = node.shape
+        if not R:
+            self._hidden = None
+            return
         level = self.depth - 1
-        ids = walker.level_ids[level][walker.trie.codes[level][self.nodes.node].long()]
-        positions = (prompts.length + level)[:, None].expand(B, W)
-        mask = torch.cat([prompts.is_token[:, None].expand(B, W, -1), self._sees], dim=-1)
+        ids = walker.level_ids[level][walker.trie.codes[level][node].long()]
+        positions = (prompts.length + level)[:, None].expand(B, R)
+        mask = torch.cat([prompts.is_token[:, None].expand(B, R, -1), self._sees], dim=-1)
         self._hidden, self._cache = walker.policy.hidden(ids, mask[:, None], positions, self._cache, use_cache=True)
+
+
+def _find_unsettled(trie: Trie, depth: int, nodes: Nodes) -> tuple[Int[Tensor, "B R"], Int[Tensor, "B W"]]:
+    """Returns the places of the distinct nodes that must be read, and for each node its column among them.
+
+    Neither settled nodes are nor those that lead to no allowed item. R is the largest number of a row's; what a
+    shorter row lacks is filled up with its first node. It asks the device for R.
+    """
+    is_unsettled = (nodes.logprob > -torch.inf).logical_and_(~trie.has_one_leaf(depth, nodes.node))
+    none = trie.num_nodes(depth)
+    wanted, order = torch.where(is_unsettled, nodes.node, none).sort(dim=1)
+    is_first = wanted < none
+    is_first[:, 1:] &= wanted[:, 1:] != wanted[:, :-1]
+    rank = is_first.cumsum(dim=1) - 1
+    R = int(rank[:, -1].max()) + 1
+    place = torch.zeros(len(order), R + 1, dtype=order.dtype, device=order.device)
+    place.scatter_(1, torch.where(is_first, rank, R), order)
+    return place[:, :R], torch.empty_like(order).scatter_(1, order, rank.clamp_(min=0))
 
 
 def _see_self_and_ancestors(sees: Bool[Tensor, "B V T"], parent: Int[Tensor, "B W"]) -> Bool[Tensor, "B W U"]:

@@ -6,7 +6,7 @@ Knows no reward, no loss and no task. The policy must be in evaluation mode; its
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -124,7 +124,7 @@ def roll_out(
     prompts = [question.prompt for question in questions]
     check_prompts(prompts, policy.vocabulary_size)
     walker = TreeWalker(policy, tree.trie, "legal", memory, level_ids=tree.level_ids)
-    asked = _ask(questions, AnswerTree(trie=walker.trie, level_ids=tree.level_ids), rows, exclude)
+    asked = _ask(questions, replace(tree, trie=walker.trie), rows, exclude)
     sample = _SAMPLERS[config.sampler]
 
     def search(places: Int[Tensor, "b"], batch: PromptBatch) -> tuple[Tensor, ...]:
