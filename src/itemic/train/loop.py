@@ -168,8 +168,8 @@ class Learner(Protocol):
         """Returns the number of labels of each task in a batch."""
         ...
 
-    def collate(self, batch: Any, device: torch.device) -> tuple[dict[str, Tensor], int]:
-        """Returns a batch as tensors for the module, and its number of tokens."""
+    def collate(self, batch: Any, device: torch.device) -> tuple[Any, int]:
+        """Returns a batch as the module takes it, and its number of tokens."""
         ...
 
     def validate(self) -> dict[str, float]:
@@ -317,7 +317,8 @@ class _Loop:
         counts = torch.tensor([self.learner.label_counts(batch) for batch in batches], dtype=torch.float64).sum(0)
         torch.manual_seed(derive_seed(self.seed, "step", self.progress.step, accelerator.process_index))
         mine = batches[accelerator.process_index :: accelerator.num_processes]
-        self.learner.before_step(mine, self.device)
+        with accelerator.autocast():
+            self.learner.before_step(mine, self.device)
         self.module.train()
         share = accelerator.num_processes / float(counts.sum())
         for index in range(-(-len(batches) // accelerator.num_processes)):

@@ -6,19 +6,15 @@ Hugging Face folder.
 
 import functools
 import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from itemic.core.allocator import tune_allocator
-from itemic.core.config import config_to_mapping
 from itemic.core.dataset import Dataset
 from itemic.core.device import pick_device
-from itemic.core.errors import ArtifactError, CatalogError, ConfigError
-from itemic.core.files import path_hash, text_hash
+from itemic.core.errors import ConfigError
 from itemic.core.run import Run, StageResult
 from itemic.core.seeds import derive_rng
 from itemic.language.corpus import Corpus
@@ -31,11 +27,12 @@ from itemic.model.new_rows import RowInit, codebook_rows, mean_rows, text_rows
 from itemic.model.sid_model import SidModel
 from itemic.model.vocabulary import expand_vocabulary
 from itemic.sid.catalog import Catalog
-from itemic.sid.lineage import describe_change
 from itemic.sid.quantizers.registry import load_quantizer
 from itemic.train.learner import SftLearner
 from itemic.train.loop import TrainConfig, TrainResult, train
 from itemic.train.parameters import TrainedPart, choose_parameters
+from itemic.train.stage import TrainingPlace, run_training_stage
+from itemic.train.start import load_start
 from itemic.train.validation import make_ranking
 
 __all__ = ["SftConfig", "align", "sft"]
@@ -120,69 +117,28 @@ def sft(config: SftConfig, run: Run, *, seed: int, start: str = "", force: bool 
     return _run_stage("sft", config, run, run.require(start, "align") if start else None, seed=seed, force=force)
 
 
-def _refuse_several_processes() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            f"WORLD_SIZE {os.environ['WORLD_SIZE']}: the stages write one run folder from one process; the loop itself "
-            "(itemic.train.loop) runs data-parallel"
-        )
-
-
 def _run_stage(name: str, config: SftConfig, run: Run, start: Path | None, *, seed: int, force: bool) -> StageResult:
-    _refuse_several_processes()
     inputs = {"dataset": run.require("dataset", "prepare"), "catalog": run.require("catalog", "tokenize")}
     if start is not None:
         inputs["start"] = start
     if config.backbone and Path(config.backbone).is_dir():
         inputs["backbone"] = Path(config.backbone)
-    settings = _deciding_settings(config)
-    prefix = "" if name == "sft" else f"{name}/"
-    model_path, log_path = run.path(f"{prefix}model"), run.path(f"{prefix}{name}.jsonl")
+    folder = "" if name == "sft" else f"{name}/"
 
-    def work() -> dict[str, Any]:
-        checkpoints = run.path(f"checkpoints/{name}")
-        fingerprint = text_hash(str(settings), str(seed), *(path_hash(path) for path in inputs.values()))
-        model, result = _train(config, inputs, start, checkpoints, log_path, fingerprint, seed)
-        model.save(model_path)
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        return {
-            "num_parameters": sum(parameter.numel() for parameter in model.network.parameters()),
-            "num_steps": result.num_steps,
-            "best_step": result.best_step,
-            "best_valid": result.best_value,
-            "stopped_early": result.stopped_early,
-            "train_s": round(result.wall_time_s, 1),
-        }
+    def train_model(place: TrainingPlace) -> tuple[SidModel, TrainResult]:
+        return _train(config, inputs, start, place)
 
-    return run.stage(
-        name,
-        work,
-        config=settings,
-        inputs=inputs,
-        outputs=[f"{prefix}model", f"{prefix}{name}.jsonl"],
-        seed=seed,
-        force=force,
-    )
-
-
-def _deciding_settings(config: SftConfig) -> dict[str, Any]:
-    """Returns the settings that decide the result: how often a checkpoint is written, and trackers, do not."""
-    settings = config_to_mapping(config)
-    for name in ("checkpoint_every_s", "trackers"):
-        del settings["training"][name]
-    return settings
+    return run_training_stage(name, config, run, inputs, train_model, folder=folder, seed=seed, force=force)
 
 
 def _train(
     config: SftConfig,
     inputs: Mapping[str, Path],
     start: Path | None,
-    checkpoints: Path,
-    log_path: Path,
-    fingerprint: str,
-    seed: int,
+    place: TrainingPlace,
 ) -> tuple[SidModel, TrainResult]:
     tune_allocator()
+    seed = place.seed
     dataset, catalog = Dataset.load(inputs["dataset"]), Catalog.load(inputs["catalog"])
     catalog.check_fits(dataset.items["item_id"].to_list())
     model = _make_model(config, dataset, catalog, inputs["catalog"], start, seed)
@@ -200,7 +156,7 @@ def _train(
         max_valid_examples=config.max_valid_examples,
         ranking=_ranking(config, dataset, catalog, model, renderer, seed) if config.select_by == "ndcg" else None,
     )
-    result = train(learner, config.training, folder=checkpoints, log_path=log_path, fingerprint=fingerprint, seed=seed)
+    result = train(learner, config.training, **place.settings())
     model.network = merge_adapters(model.network).eval()
     return model, result
 
@@ -211,15 +167,7 @@ def _make_model(
     """Returns the model to train, with a row for every SID token."""
     device = pick_device(config.training.device)
     if start is not None:
-        model = SidModel.load(start, device)
-        if model.catalog_version != catalog.version:
-            raise CatalogError(
-                f"{start} was trained on catalog {model.catalog_version[:12]!r}; the run's, {catalog.version[:12]!r}, "
-                f"{describe_change(catalog, model.catalog_version)}. Run itemic align again"
-            )
-        if model.prompt_version != PROMPT_VERSION:
-            raise ArtifactError(f"{start}: trained with prompts of another version; run itemic align again")
-        return model
+        return load_start(start, catalog, device, stage="align")
     spelling = Spelling.of(catalog.spelling, catalog.codebook_sizes)
     rng = derive_rng(seed, "model")
     if config.backbone:

@@ -1,0 +1,142 @@
+"""The settings of the stage rl; knows what they mean, not what is done with them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from itemic.core.errors import ConfigError
+from itemic.model.adapters import LoraConfig
+from itemic.train.loop import TrainConfig
+from itemic.train.parameters import TrainedPart
+from itemic.train.rl.advantages import AdvantageScale
+from itemic.train.rl.guards import GuardConfig
+from itemic.train.rl.objectives import RatioLevel
+from itemic.train.rl.reference import ReferenceConfig
+from itemic.train.rl.rewards.registry import check_rewards
+from itemic.train.rl.rollout import RolloutConfig
+
+__all__ = ["GrpoConfig", "Objective", "PreferenceConfig", "RlConfig"]
+
+Objective = Literal["grpo", "dpo", "s-dpo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoConfig:
+    """Group-relative policy optimisation.
+
+    Its relatives: Dr. GRPO is ``advantages: none, normalize: constant``; DAPO ``normalize: token, clip_high: 0.28``;
+    GSPO ``ratio: sequence, clip_low: 3e-4, clip_high: 4e-4``.
+    """
+
+    advantages: AdvantageScale = "group"
+    """What centred rewards are divided by: the deviation in the group (GRPO), in the batch, or nothing (Dr. GRPO)."""
+    ratio: RatioLevel = "token"
+    """Whether each token has a probability ratio (GRPO) or each answer one (GSPO)."""
+    normalize: Literal["sequence", "token", "constant"] = "sequence"
+    """Mean over an answer's tokens, then over answers (GRPO); over all tokens of a step (DAPO); or tokens summed and
+    divided by the most an answer can have (Dr. GRPO)."""
+    clip_low: float = 0.2
+    """The ratio is bounded below by 1 - clip_low; 0.2 as in PPO."""
+    clip_high: float = 0.2
+    """The ratio is bounded above by 1 + clip_high; 0.2 as in PPO, 0.28 in DAPO."""
+    beta: float = 1e-3
+    """Weight of the KL term to the reference; 0 needs no reference. 1e-3 as in MiniOneRec's script."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.clip_low <= 1:
+            raise ConfigError(f"clip_low: expected 0 to 1, found {self.clip_low}")
+        for name in ("clip_high", "beta"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}: expected at least 0, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceConfig:
+    """Preference losses: the target is preferred to other items; no reward is asked."""
+
+    beta: float = 1.0
+    """How dear it is to leave the reference; 1 as in S-DPO, 0.1 in DPO's paper."""
+    negatives: Literal["uniform", "policy"] = "uniform"
+    """Where rejected items come from: all items alike (S-DPO), or what the policy itself answers, by ``rollout``."""
+    num_negatives: int = 15
+    """Rejected items for each question, for ``uniform``; the paper of S-DPO has 3. For ``policy`` it is the roll-out's
+    group size."""
+
+    def __post_init__(self) -> None:
+        if not self.beta > 0:
+            raise ConfigError(f"beta: expected above 0, found {self.beta}")
+        if self.num_negatives < 1:
+            raise ConfigError(f"num_negatives: expected at least 1, found {self.num_negatives}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlConfig:
+    """What is asked, how answers are found and judged, and how the model learns from it."""
+
+    tasks: Mapping[str, float] = field(default_factory=lambda: {"next_item": 1.0})
+    """For each task how many times an epoch asks each of its questions, on average. All but next_item need words."""
+    objective: Objective = "grpo"
+    """``grpo`` learns from rewards, ``dpo`` and ``s-dpo`` (several negatives in one softmax) from preferences."""
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    """For ``grpo``."""
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    """For ``dpo`` and ``s-dpo``."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """How candidates are found."""
+    rewards: Mapping[str, float] = field(default_factory=lambda: {"rule": 1.0, "rank": 1.0})
+    """Weight of each reward in the sum; rule and rank together are the paper's hybrid. Names of itemic, or your own as
+    package.module:function. A weight of 0 computes and logs a reward, no more."""
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    """What the policy is held to."""
+    parameters: TrainedPart = "all"
+    """What trains: everything, the rows of the SID tokens alone, or those and LoRA adapters."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Shape of the adapters for ``parameters: lora``."""
+    max_history: int = 50
+    """Most items before a target; as in supervised fine-tuning."""
+    exclude_history: bool | None = None
+    """Whether items of the history are no candidates; by default where the dataset has no repeats, as in evaluation."""
+    questions_per_batch: int = 16
+    """Questions of a micro-batch; ``training.accumulation_steps`` of them make an optimiser step."""
+    steps_per_rollout: int = 1
+    """Optimiser steps among which the questions of one roll-out are divided."""
+    inner_epochs: int = 1
+    """Times that the answers of one roll-out are learned from; above 1 the ratio to the old policy counts."""
+    max_valid_examples: int = 1000
+    """Validation examples that are ranked; 0 ranks all."""
+    valid_beams: int = 50
+    """Beam width of validation; 50 for HR@50."""
+    guards: GuardConfig = field(default_factory=GuardConfig)
+    """When a training is given up."""
+    training: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            epochs=1,
+            learning_rate=1e-4,
+            weight_decay=0.0,
+            max_grad_norm=0.3,
+            accumulation_steps=4,
+            validate_every_steps=50,
+            validate_at_start=True,
+            patience=6,
+            log_every_steps=5,
+        )
+    )
+    """How to optimise. The rate suits small decoders; 1e-5 a pretrained backbone, as in MiniOneRec's script."""
+
+    def __post_init__(self) -> None:
+        check_rewards(self.rewards)
+        for name in ("max_history", "questions_per_batch", "steps_per_rollout", "inner_epochs", "valid_beams"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.objective == "grpo" and self.rollout.group_size < 2:
+            raise ConfigError("rollout.group_size: expected at least 2, for advantages compare the answers of a group")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether log-probabilities of the reference are needed."""
+        return self.objective != "grpo" or self.grpo.beta > 0
+
+    @property
+    def needs_old_logprobs(self) -> bool:
+        """Whether the policy that learns is another one than the policy that answered."""
+        return self.objective == "grpo" and (self.inner_epochs > 1 or self.steps_per_rollout > 1)

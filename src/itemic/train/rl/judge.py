@@ -1,0 +1,188 @@
+"""From questions to batches to learn from: the policy answers, rewards judge, log-probabilities are kept.
+
+Knows no loop and no loss. Policies must be in evaluation mode.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from itemic.core.seeds import derive_rng, derive_seed
+from itemic.decode.prefill import PrefixMemory
+from itemic.model.sid_model import SidModel
+from itemic.train.rl.advantages import group_advantages, has_equal_rewards
+from itemic.train.rl.answers import Answers, AnswerTree, Question, Rollout
+from itemic.train.rl.candidate_tree import candidate_logprobs, pack_candidates
+from itemic.train.rl.config import RlConfig
+from itemic.train.rl.figures import RunningFigures
+from itemic.train.rl.policy_loss import JudgedBatch
+from itemic.train.rl.reference import Reference
+from itemic.train.rl.rewards.registry import sum_rewards
+from itemic.train.rl.rewards.sources import Reward
+from itemic.train.rl.rollout import group_diversity, roll_out
+
+__all__ = ["Judge"]
+
+_KEPT = ("leaf", "advantages", "weight", "old_logprobs", "ref_logprobs")
+
+
+class Judge:
+    """Answers by one policy, judged by one set of rewards or by the targets alone."""
+
+    def __init__(
+        self,
+        policy: SidModel,
+        config: RlConfig,
+        *,
+        rewards: Mapping[str, Reward],
+        reference: Reference | None,
+        excludes_history: bool,
+        figures: RunningFigures,
+        seed: int,
+    ) -> None:
+        """Keeps what judging takes.
+
+        Args:
+            policy: The model.
+            config: How answers are found and judged.
+            rewards: From ``make_rewards``; not asked by preference losses.
+            reference: What the policy is held to; None where nothing does.
+            excludes_history: Whether items of the history are no candidates.
+            figures: Takes the figures of every roll-out.
+            seed: Of the draws.
+        """
+        self._policy, self._config, self._rewards, self._reference = policy, config, rewards, reference
+        self._excludes_history, self._figures, self._seed = excludes_history, figures, seed
+
+    @torch.no_grad()
+    def answer_and_judge(
+        self, parts: Sequence[Sequence[Question]], trees: Sequence[AnswerTree], number: int
+    ) -> list[JudgedBatch]:
+        """Returns a batch for each part of a roll-out.
+
+        Args:
+            parts: The questions of each micro-batch.
+            trees: In which each of them is answered.
+            number: Of the roll-out; draws depend on it.
+        """
+        memory = PrefixMemory(self._policy)
+        batches, first_row = [], 0
+        for questions, tree in zip(parts, trees, strict=True):
+            if self._config.objective == "grpo":
+                leaf, weight, advantages = self._answer(questions, tree, number, first_row, memory)
+            else:
+                leaf = self._prefer(questions, tree, number, first_row, memory)
+                weight = (leaf >= 0).float()
+                advantages = torch.zeros_like(weight)
+            batches.append(self._batch(questions, tree, leaf, weight, advantages))
+            first_row += len(questions)
+        return batches
+
+    def state(self, batches: Sequence[JudgedBatch]) -> dict[str, Tensor]:
+        """Returns what a checkpoint must hold of a roll-out."""
+        kept = {f"{part}.{name}": getattr(batch, name) for part, batch in enumerate(batches) for name in _KEPT}
+        return {f"judged.{name}": value for name, value in kept.items() if value is not None}
+
+    def restore(
+        self, parts: Sequence[Sequence[Question]], trees: Sequence[AnswerTree], state: Mapping[str, Tensor]
+    ) -> list[JudgedBatch]:
+        """Returns the batches of which ``state`` kept the answers, their questions asked again."""
+        batches = []
+        for part, (questions, tree) in enumerate(zip(parts, trees, strict=True)):
+            names = {name: f"judged.{part}.{name}" for name in _KEPT}
+            kept = {name: state[key].to(self._policy.device) for name, key in names.items() if key in state}
+            batches.append(self._packed(questions, tree, **kept))
+        return batches
+
+    def _answer(
+        self, questions: Sequence[Question], tree: AnswerTree, number: int, first_row: int, memory: PrefixMemory
+    ) -> tuple[Int[Tensor, "B G"], Float[Tensor, "B G"], Float[Tensor, "B G"]]:
+        """Returns the policy's answers, their importance weights and their advantages."""
+        rollout = self._roll_out(questions, tree, number, first_row, memory)
+        answers = Answers(questions=questions, tree=tree, leaf=rollout.leaf, logprob=rollout.logprob)
+        total, components = sum_rewards(self._rewards, self._config.rewards, answers)
+        there = rollout.is_candidate
+        self._figures.add(
+            {
+                "reward": _mean(total, there),
+                **{f"reward/{name}": _mean(values, there) for name, values in components.items()},
+                "hit_share": (answers.is_hit & ~rollout.is_added).any(dim=1).float().mean(),
+                "zero_variance": has_equal_rewards(total, there).float().mean(),
+                "distinct": group_diversity(rollout.leaf).mean(),
+            }
+        )
+        return rollout.leaf, rollout.weight, group_advantages(total, there, self._config.grpo.advantages)
+
+    def _prefer(
+        self, questions: Sequence[Question], tree: AnswerTree, number: int, first_row: int, memory: PrefixMemory
+    ) -> Int[Tensor, "B G"]:
+        """Returns the leaf of a target for each question and of items that are not, -1 for what turned out to be."""
+        preference = self._config.preference
+        if preference.negatives == "policy":
+            others = self._roll_out(questions, tree, number, first_row, memory).leaf
+        else:
+            rng = derive_rng(self._seed, "negatives", number, first_row)
+            drawn = rng.integers(tree.trie.num_leaves, size=(len(questions), preference.num_negatives))
+            others = torch.from_numpy(drawn).to(self._policy.device)
+        answers = Answers(questions=questions, tree=tree, leaf=others, logprob=torch.zeros(others.shape))
+        target_leaf = tree.leaves(answers.target)
+        first = target_leaf.gather(1, (target_leaf >= 0).int().argmax(dim=1, keepdim=True))
+        return torch.cat([first, others.masked_fill(answers.is_hit, -1)], dim=1)
+
+    def _roll_out(
+        self, questions: Sequence[Question], tree: AnswerTree, number: int, first_row: int, memory: PrefixMemory
+    ) -> Rollout:
+        exclude = [question.history for question in questions] if self._excludes_history else None
+        seed = derive_seed(self._seed, "rollout", number)
+        rows = np.arange(first_row, first_row + len(questions)).tolist()
+        return roll_out(
+            self._policy, questions, tree, self._config.rollout, seed=seed, rows=rows, exclude=exclude, memory=memory
+        )
+
+    def _batch(
+        self,
+        questions: Sequence[Question],
+        tree: AnswerTree,
+        leaf: Int[Tensor, "B G"],
+        weight: Float[Tensor, "B G"],
+        advantages: Float[Tensor, "B G"],
+    ) -> JudgedBatch:
+        """Returns the packed answers with the log-probabilities that the loss will ask for."""
+        batch = self._packed(questions, tree, leaf, advantages, weight)
+        temperature = self._config.rollout.temperature
+        old_logprobs = ref_logprobs = None
+        if self._config.needs_old_logprobs:
+            old_logprobs, _ = candidate_logprobs(self._policy, batch.rows, tree, temperature)
+        if self._reference is not None:
+            ref_logprobs, _ = candidate_logprobs(self._reference.model, batch.rows, tree, temperature)
+        return replace(batch, old_logprobs=old_logprobs, ref_logprobs=ref_logprobs)
+
+    def _packed(
+        self,
+        questions: Sequence[Question],
+        tree: AnswerTree,
+        leaf: Int[Tensor, "B G"],
+        advantages: Float[Tensor, "B G"],
+        weight: Float[Tensor, "B G"],
+        old_logprobs: Float[Tensor, "B G L"] | None = None,
+        ref_logprobs: Float[Tensor, "B G L"] | None = None,
+    ) -> JudgedBatch:
+        rows = pack_candidates([question.prompt for question in questions], leaf, tree, self._policy.device)
+        return JudgedBatch(
+            rows=rows,
+            answers=tree,
+            leaf=leaf,
+            task=torch.tensor([question.task for question in questions], device=self._policy.device),
+            advantages=advantages,
+            weight=weight,
+            old_logprobs=old_logprobs,
+            ref_logprobs=ref_logprobs,
+        )
+
+
+def _mean(values: Float[Tensor, "B G"], is_candidate: Tensor) -> Float[Tensor, ""]:
+    return values.sum() / is_candidate.sum().clamp(min=1)

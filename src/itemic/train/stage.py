@@ -1,0 +1,108 @@
+"""What every stage that trains a model has in common: its fingerprint, checkpoints, log, and the folder it leaves.
+
+Knows no losses: the stage brings a function that trains.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from itemic.core.config import config_to_mapping
+from itemic.core.errors import ConfigError
+from itemic.core.files import path_hash, text_hash
+from itemic.core.run import Run, StageResult
+from itemic.model.sid_model import SidModel
+from itemic.train.loop import TrainResult
+
+__all__ = ["TrainingPlace", "run_training_stage"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlace:
+    """Where a training keeps what it needs to go on after a kill."""
+
+    folder: Path
+    """For checkpoints; removed at the end."""
+    log_path: Path
+    """JSON lines."""
+    fingerprint: str
+    """Hash of all that decides the result."""
+    seed: int
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the arguments of ``loop.train`` beside learner and config."""
+        return {
+            "folder": self.folder,
+            "log_path": self.log_path,
+            "fingerprint": self.fingerprint,
+            "seed": self.seed,
+        }
+
+
+def run_training_stage(
+    name: str,
+    config: Any,
+    run: Run,
+    inputs: Mapping[str, Path],
+    train_model: Callable[[TrainingPlace], tuple[SidModel, TrainResult]],
+    *,
+    folder: str,
+    seed: int,
+    force: bool,
+) -> StageResult:
+    """Trains unless config, inputs and seed are unchanged; leaves ``<folder>model`` and ``<folder><name>.jsonl``.
+
+    Args:
+        name: Of the stage.
+        config: A dataclass whose field ``training`` is a TrainConfig.
+        run: The run folder.
+        inputs: Files and folders that are read, by a short name.
+        train_model: Trains and returns the model to save, adapters folded in, in evaluation mode.
+        folder: Of model and log inside the run, ``rl/`` say; empty for the run itself.
+        seed: The run's seed.
+        force: Trains even where nothing changed.
+
+    Raises:
+        ConfigError: in one of several processes.
+    """
+    _refuse_several_processes()
+    settings = _deciding_settings(config)
+
+    def work() -> dict[str, Any]:
+        fingerprint = text_hash(str(settings), str(seed), *(path_hash(path) for path in inputs.values()))
+        checkpoints, log_path = run.path(f"checkpoints/{name}"), run.path(f"{folder}{name}.jsonl")
+        place = TrainingPlace(folder=checkpoints, log_path=log_path, fingerprint=fingerprint, seed=seed)
+        model, result = train_model(place)
+        model.save(run.path(f"{folder}model"))
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        figures = {
+            "num_parameters": sum(parameter.numel() for parameter in model.network.parameters()),
+            "num_steps": result.num_steps,
+            "best_step": result.best_step,
+            "best_valid": result.best_value,
+            "stopped_early": result.stopped_early,
+            "train_s": round(result.wall_time_s, 1),
+        }
+        return figures | ({"stop_reason": result.stop_reason} if result.stop_reason else {})
+
+    outputs = [f"{folder}model", f"{folder}{name}.jsonl"]
+    return run.stage(name, work, config=settings, inputs=inputs, outputs=outputs, seed=seed, force=force)
+
+
+def _refuse_several_processes() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"WORLD_SIZE {os.environ['WORLD_SIZE']}: the stages write one run folder from one process; the loop itself "
+            "(itemic.train.loop) runs data-parallel"
+        )
+
+
+def _deciding_settings(config: Any) -> dict[str, Any]:
+    """Returns the settings that decide the result: how often a checkpoint is written, and trackers, do not."""
+    settings = config_to_mapping(config)
+    for name in ("checkpoint_every_s", "trackers"):
+        del settings["training"][name]
+    return settings
