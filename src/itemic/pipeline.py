@@ -28,6 +28,7 @@ from itemic.evaluate.report.report import report
 from itemic.inference import TrainedRun, load_trained
 from itemic.recipe import ComparisonConfig, Recipe
 from itemic.sid.tokenize import tokenize
+from itemic.train.rl.stage import rl
 from itemic.train.sft import align, sft
 
 __all__ = ["STAGES", "evaluate", "run_recipe", "run_stage"]
@@ -35,6 +36,7 @@ __all__ = ["STAGES", "evaluate", "run_recipe", "run_stage"]
 log = logging.getLogger("itemic")
 
 _RECIPE_NAME = "recipe.yaml"
+_OPTIONAL_STAGES = ("align", "collaborative", "rl")
 _MODEL_NAMES = {"model": "itemic", "before_rl": "itemic before RL"}
 
 
@@ -132,6 +134,12 @@ def _align(recipe: Recipe, run: Run, force: bool) -> StageResult:
     return align(recipe.align, run, seed=recipe.seed, force=force)
 
 
+def _rl(recipe: Recipe, run: Run, force: bool) -> StageResult:
+    if recipe.rl is None:
+        raise ConfigError("rl: the recipe has no section rl; rl={} takes its defaults")
+    return rl(recipe.rl, run, seed=recipe.seed, force=force)
+
+
 STAGES: dict[str, Callable[[Recipe, Run, bool], StageResult]] = {
     "prepare": lambda recipe, run, force: prepare(recipe.prepare, run, seed=recipe.seed, force=force),
     "embed": lambda recipe, run, force: embed(recipe.embed, run, seed=recipe.seed, force=force),
@@ -139,6 +147,7 @@ STAGES: dict[str, Callable[[Recipe, Run, bool], StageResult]] = {
     "tokenize": lambda recipe, run, force: tokenize(recipe.tokenize, run, seed=recipe.seed, force=force),
     "align": _align,
     "sft": _sft,
+    "rl": _rl,
     "evaluate": lambda recipe, run, force: evaluate(recipe.evaluate, run, seed=recipe.seed, force=force),
     "report": lambda recipe, run, force: report(recipe.report, run, seed=recipe.seed, force=force),
 }
@@ -185,8 +194,8 @@ def run_recipe(recipe: Recipe, *, stages: Sequence[str] = (), force: bool = Fals
 
 
 def _is_in(recipe: Recipe, name: str) -> bool:
-    """Returns whether a recipe has a stage: align and collaborative if asked for, embed unless no SID needs vectors."""
-    if name in ("align", "collaborative"):
+    """Returns whether a recipe has a stage: those left out by default if asked for, embed unless no SID needs it."""
+    if name in _OPTIONAL_STAGES:
         return getattr(recipe, name) is not None
     if name == "embed":
         needs_vectors = recipe.tokenize.source == "embeddings" or recipe.tokenize.collisions in ("unique", "sinkhorn")

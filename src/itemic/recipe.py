@@ -17,6 +17,8 @@ from itemic.evaluate.protocol import EvaluateConfig
 from itemic.evaluate.report.report import ReportConfig
 from itemic.model.precision import Precision
 from itemic.sid.tokenize import TokenizeConfig
+from itemic.train.rl.config import RlConfig
+from itemic.train.rl.questions import check_question_tasks
 from itemic.train.sft import SftConfig
 
 __all__ = ["ComparisonConfig", "Recipe", "load_recipe", "override", "with_run"]
@@ -67,6 +69,8 @@ class Recipe:
     """Training before ``sft``, of the SID rows alone say; left out by default."""
     sft: SftConfig = field(default_factory=SftConfig)
     """The model's training."""
+    rl: RlConfig | None = None
+    """Training after ``sft``, on the model's own answers; left out by default."""
     evaluate: ComparisonConfig = field(default_factory=ComparisonConfig)
     """Figures, beside the baselines'."""
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -80,6 +84,16 @@ class Recipe:
             )
         if self.align is not None and self.align.backbone != self.sft.backbone:
             raise ConfigError(f"align.backbone {self.align.backbone!r} is not sft.backbone {self.sft.backbone!r}")
+        if self.rl is not None:
+            _check_rl_tasks(self.rl, "chat" if self.sft.backbone else "sid-only")
+
+
+def _check_rl_tasks(config: RlConfig, mode: str) -> None:
+    """Says before hours of training what the stage would say after them."""
+    try:
+        check_question_tasks(config.tasks, mode)
+    except ConfigError as error:
+        raise ConfigError(f"rl.{error}") from None
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -126,7 +140,9 @@ def override(values: dict[str, Any], change: str) -> None:
     *parents, last = key.split(".")
     inside = values
     for parent in parents:
-        inside = inside.setdefault(parent, {})
+        if inside.get(parent) is None:
+            inside[parent] = {}
+        inside = inside[parent]
         if not isinstance(inside, dict):
             raise ConfigError(f"{key}: {parent} holds a value, not further keys")
     try:

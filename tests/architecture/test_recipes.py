@@ -47,6 +47,16 @@ def test_a_wrong_type_and_a_missing_key_are_named(tmp_path: Path) -> None:
         load_recipe(write(tmp_path, "a: [\n"))
 
 
+def test_rl_asks_what_the_model_can_read(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path, SOURCE)).rl is None
+    path = write(tmp_path, SOURCE + "rl:\n  tasks: {title_to_sid: 1}\n")
+    with pytest.raises(ConfigError, match=r"rl\.tasks\.title_to_sid: needs words"):
+        load_recipe(path)
+    assert load_recipe(path, ("sft.backbone=smollm2-135m",)).rl is not None
+    with pytest.raises(ConfigError, match=r"rl\.tasks\.sid_to_description: its answers are free text"):
+        load_recipe(path, ("sft.backbone=smollm2-135m", "rl.tasks={sid_to_description: 1}"))
+
+
 def test_the_data_folder_stands_for_itself_in_every_path(tmp_path: Path) -> None:
     path = write(tmp_path, 'prepare:\n  source: {format: movielens, path: "{data}/ml.zip"}\n')
     assert load_recipe(path, ("data=/some/where",)).prepare.source.path == "/some/where/ml.zip"  # type: ignore[union-attr]

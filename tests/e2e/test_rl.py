@@ -14,11 +14,14 @@ import itemic
 from itemic.cli.main import main
 from itemic.cli.model_flags import MODELS
 from itemic.core.calibration import Calibration
-from itemic.core.errors import ArtifactError
-from itemic.core.run import Run
+from itemic.core.errors import ArtifactError, ConfigError
+from itemic.core.run import Run, StageResult
 from itemic.core.trained_model import ModelChoice, find_model
 from itemic.inference import save_calibration
 from itemic.model.sid_model import SidModel
+from itemic.pipeline import STAGES, run_recipe
+from itemic.recipe import load_recipe, with_run
+from itemic.train.rl.config import RlConfig
 from itemic.upkeep import describe_catalog, refit_run
 
 
@@ -193,3 +196,45 @@ def test_a_catalog_that_changes_keeps_both_models_and_a_refit_neither(
     assert not (renewed / "rl").exists()
     assert "rl" not in stages(renewed)
     assert describe_catalog(renewed)["model_after_rl"] is None
+
+
+def test_rl_is_a_stage_of_recipes_that_ask_for_it(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[RlConfig, int]] = []
+
+    def done(name: str) -> StageResult:
+        return StageResult(name=name, skipped=False, metrics={}, wall_time_s=0.0)
+
+    def stand_in(config: RlConfig, run: Run, *, seed: int, force: bool = False) -> StageResult:
+        asked.append((config, seed))
+        return done("rl")
+
+    monkeypatch.setattr("itemic.pipeline.rl", stand_in)
+    names = list(STAGES)
+    assert names[names.index("sft") + 1] == "rl"
+    assert names[names.index("rl") + 1] == "evaluate"
+    recipe = with_run(load_recipe(copy / "recipe.yaml"), copy)
+    with pytest.raises(ConfigError, match=r"has no section rl; rl=\{\} takes its defaults"):
+        run_recipe(recipe, stages=["rl"])
+    changed = load_recipe(copy / "recipe.yaml", ("rl.training.max_steps=2", f"run={copy}"))
+    run_recipe(changed, stages=["sft", "rl"])
+    assert [(config.training.max_steps, seed) for config, seed in asked] == [(2, 4)]
+    monkeypatch.setattr("itemic.pipeline.run_stage", lambda recipe, name, force: done(name))
+    assert [done("rl") in run_recipe(each) for each in (recipe, changed)] == [False, True]
+
+
+def test_the_command_needs_no_section_and_leaves_one(
+    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(copy / "rl")
+    assert load_recipe(copy / "recipe.yaml").rl is None
+    main(["rl", "--run", str(copy), "--training.max-steps", "2", "--json"])
+    assert json.loads(capsys.readouterr().out)["num_steps"] >= 1
+    assert load_recipe(copy / "recipe.yaml").rl is not None
+    assert itemic.load_trained(copy).stage == "rl"
+    with pytest.raises(SystemExit, match="0"):
+        main(["rl", "--help"])
+    assert "writes rl/model" in " ".join(capsys.readouterr().out.split())
+    shutil.rmtree(copy / "model")
+    with pytest.raises(SystemExit, match="2"):
+        main(["rl", "--run", str(copy)])
+    assert "model: missing; run itemic sft first" in capsys.readouterr().err

@@ -52,7 +52,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": run_all,
     **{
         name: functools.partial(run_one, name)
-        for name in ("prepare", "embed", "collaborative", "tokenize", "align", "sft", "evaluate", "report")
+        for name in ("prepare", "embed", "collaborative", "tokenize", "align", "sft", "rl", "evaluate", "report")
     },
     "recommend": run_recommend,
     "calibrate": run_calibrate,

@@ -23,7 +23,14 @@ _TOKENIZE_DESCRIPTION = (
     "FILE (a table with item_id, title, ...), or --embeddings FILE (.parquet with item_id; .npy or .safetensors with "
     "--embedding-ids FILE), or both."
 )
+_RL_DESCRIPTION = (
+    " Trains the model that itemic sft wrote on its own answers and writes rl/model, with which the run then "
+    "recommends (itemic recommend --model sft asks for the one before). The recipe needs no section rl, but tasks and "
+    "rewards beyond the default are named there: rewards: {rule: 1, collaborative: 0.2}, say."
+)
 _PREPARE_DESCRIPTION = " Without a recipe name the source first: source:table-config --source.interactions FILE ..."
+
+_MORE_DESCRIPTION = {"prepare": _PREPARE_DESCRIPTION, "tokenize": _TOKENIZE_DESCRIPTION, "rl": _RL_DESCRIPTION}
 
 
 def run_all(argv: list[str]) -> None:
@@ -126,13 +133,16 @@ def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
     from itemic.baselines.item_vectors import SvdVectorsConfig
     from itemic.data.prepare import PrepareConfig
     from itemic.recipe import Recipe, load_recipe
+    from itemic.train.rl.config import RlConfig
 
     path = known.recipe or (known.run / "recipe.yaml" if known.run else None)
     help_only = "-h" in rest or "--help" in rest
-    common = _DESCRIPTION + {"tokenize": _TOKENIZE_DESCRIPTION, "prepare": _PREPARE_DESCRIPTION}.get(name, "")
+    common = _DESCRIPTION + _MORE_DESCRIPTION.get(name, "")
     if path is not None and path.is_file() and not help_only:
         recipe = load_recipe(path)
         section = getattr(recipe, name)
+        if section is None and name == "rl":
+            section = RlConfig()
         if section is None:
             raise ConfigError(f"{path}: has no section {name}")
         return replace(recipe, **{name: _parse_section(section, name, common, rest)})
@@ -140,7 +150,7 @@ def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
         return Recipe(prepare=tyro.cli(PrepareConfig, prog=f"itemic {name}", description=common, args=rest))
     if help_only:
         makers: dict[str, Any] = {field.name: field.default_factory for field in fields(Recipe)}
-        makers |= {"align": makers["sft"], "collaborative": SvdVectorsConfig}
+        makers |= {"align": makers["sft"], "collaborative": SvdVectorsConfig, "rl": RlConfig}
         _parse_section(makers[name](), name, common, rest)
     if known.run is not None and name == "tokenize" and (known.run / "catalog").is_dir():
         raise ConfigError(
