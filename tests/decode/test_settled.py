@@ -99,3 +99,13 @@ def test_only_what_is_open_is_read_and_once(uniform_policy, monkeypatch) -> None
     counts.clear()
     constrained_beam_search(policy, [[1, 2]], trie, 5, "full")
     assert counts == [2, 3, 4, 5]
+
+
+def test_codes_without_a_choice_are_read_with_those_that_follow(uniform_policy, monkeypatch) -> None:
+    policy = uniform_policy((2, 2, 2, 2, 2))
+    codes = [(0, 0, 0, 0, 0), (0, 0, 1, 0, 0), (0, 0, 1, 0, 1), (1, 0, 0, 0, 0)]
+    counts = count_tokens(policy, monkeypatch)
+    beams = constrained_beam_search(policy, [[1, 2]], Trie.from_codes(np.array(codes), (2,) * 5), 5)
+    # After (0) there is only (0, 0): both are read at once; and so are (0, 0, 1) and (0, 0, 1, 0).
+    assert counts == [2, 2, 2]
+    np.testing.assert_allclose(beams.logprob[0, :4].exp(), [1 / 2, 1 / 4, 1 / 8, 1 / 8])

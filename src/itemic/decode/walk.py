@@ -3,8 +3,9 @@
 The prompts fill the cache; then every level appends its live nodes to the same cache, one token a node, and a mask
 lets a node see its prompt and its own ancestors only. So no beam has a cache of its own, nothing is re-ordered or
 padded for one, and the head is asked for one level's codes. Where only legal codes share the probability, a node with
-one leaf below it is settled: its leaf is certain, and its codes are not read. Knows which children there are and what
-they score, not which of them to take: that is the search's (``beam``, ``stochastic``).
+one leaf below it is settled: its leaf is certain, and its codes are not read; codes after which there is no choice yet
+are read with those that follow. Knows which children there are and what they score, not which of them to take: that is
+the search's (``beam``, ``stochastic``).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from itemic.core.errors import ConfigError
 from itemic.decode.candidates import Candidates, Nodes, find_candidates
@@ -137,6 +139,8 @@ class Walk:
         self._sees = torch.zeros(len(root), 1, 0, dtype=torch.bool, device=root.device)
         self._column: Int[Tensor, "B W"] | None = None
         """Column of each node in ``_hidden`` and ``_sees``, of no meaning for settled nodes; None: its own."""
+        self._unread: list[tuple[Tensor, Tensor, Tensor]] = []
+        """Codes that were taken but not read yet, level by level: ids, positions and what each sees."""
         self._dtype = widen(prompts.hidden[:0]).dtype
         is_cheap = root.device.type == "cpu" or walker.trie.num_levels >= _WORTH_ASKING
         self._skips_settled = is_cheap and walker.vocabulary_normalizer is None
@@ -160,12 +164,17 @@ class Walk:
             return
         parent = nodes.parent if self._column is None else self._column.gather(1, nodes.parent)
         node, self._column, trie = nodes.node, None, self._walker.trie
-        if self.depth < trie.num_levels and self._skips_settled:
+        is_inner = self.depth < trie.num_levels
+        if is_inner and self._skips_settled:
             place, self._column = _find_unsettled(trie, self.depth, nodes)
             node, parent = node.gather(1, place), parent.gather(1, place)
         self._sees = _see_self_and_ancestors(self._sees, parent)
-        if self.depth < trie.num_levels:
-            self._read_codes(node)
+        if not node.shape[1]:
+            self._hidden = None
+        elif is_inner:
+            self._append_codes(node)
+            if not self._skips_settled or bool((trie.num_children(self.depth, node) > 1).any()):
+                self._read_codes()
 
     def ending_logprob(self, ending: Sequence[int]) -> Float[Tensor, "B W"]:
         """Returns log p of the tokens that an answer ends with after each of the leaves that the walk stands on.
@@ -196,9 +205,9 @@ class Walk:
         return (logits - walker.vocabulary_normalizer(hidden).view(B, W, T)).sum(dim=-1)
 
     def _logits(self) -> Float[Tensor, "B W K"]:
-        """Returns the logits of the level's codes after each node; of settled ones, who have one child, any numbers."""
+        """Returns the logits of the level's codes after each node; any numbers for a node with one child."""
         ids = self._walker.level_ids[self.depth]
-        if self._hidden is None:
+        if self._hidden is None or self._unread:
             zero = torch.zeros((), dtype=self._dtype, device=ids.device)
             return zero.expand(*self.nodes.node.shape, len(ids))
         logits = widen(self._walker.policy.logits(self._hidden, ids))
@@ -206,18 +215,22 @@ class Walk:
             return logits
         return logits.gather(1, self._column[..., None].expand(-1, -1, len(ids)))
 
-    def _read_codes(self, node: Int[Tensor, "B R"]) -> None:
-        """Appends the last codes of nodes to the cache and makes the hidden states after them, if there is any."""
-        walker, prompts = self._walker, self._prompts
-        B, R = node.shape
-        if not R:
-            self._hidden = None
-            return
-        level = self.depth - 1
+    def _append_codes(self, node: Int[Tensor, "B R"]) -> None:
+        """Puts the last codes of nodes among those to be read."""
+        level, walker = self.depth - 1, self._walker
         ids = walker.level_ids[level][walker.trie.codes[level][node].long()]
-        positions = (prompts.length + level)[:, None].expand(B, R)
-        mask = torch.cat([prompts.is_token[:, None].expand(B, R, -1), self._sees], dim=-1)
-        self._hidden, self._cache = walker.policy.hidden(ids, mask[:, None], positions, self._cache, use_cache=True)
+        positions = (self._prompts.length + level)[:, None].expand_as(ids)
+        self._unread.append((ids, positions, self._sees))
+
+    def _read_codes(self) -> None:
+        """Appends what is unread to the cache and makes the hidden states after the last level's."""
+        num_appended, num_nodes = self._sees.shape[-1], self._sees.shape[1]
+        ids, positions = (torch.cat([level[which] for level in self._unread], dim=1) for which in (0, 1))
+        sees = torch.cat([pad(level[2], (0, num_appended - level[2].shape[-1])) for level in self._unread], dim=1)
+        mask = torch.cat([self._prompts.is_token[:, None].expand(-1, ids.shape[1], -1), sees], dim=-1)
+        policy = self._walker.policy
+        hidden, self._cache = policy.hidden(ids, mask[:, None], positions, self._cache, use_cache=True)
+        self._hidden, self._unread = hidden[:, -num_nodes:], []
 
 
 def _find_unsettled(trie: Trie, depth: int, nodes: Nodes) -> tuple[Int[Tensor, "B R"], Int[Tensor, "B W"]]:
