@@ -254,7 +254,8 @@ class _Loop:
     def run(self) -> TrainResult:
         """Runs the epochs that are left."""
         progress = self.progress
-        stopped_early = self._is_out_of_patience()
+        self.stop_reason = self.learner.reason_to_stop()  # a run that was killed after it was stopped stays stopped
+        stopped_early = self._is_out_of_patience() or bool(self.stop_reason)
         if self.config.validate_at_start and progress.validated_step < 0:
             self._validate()
         with progress_bar("training", total=self._num_steps_estimate()) as advance:

@@ -15,9 +15,12 @@ from itemic.train.rl.reference import ReferenceConfig
 from itemic.train.rl.rewards.registry import check_rewards
 from itemic.train.rl.rollout import RolloutConfig
 
-__all__ = ["GrpoConfig", "Objective", "PreferenceConfig", "RlConfig"]
+__all__ = ["GrpoConfig", "Objective", "PreferenceConfig", "RlConfig", "RlTrainConfig"]
 
 Objective = Literal["grpo", "dpo", "s-dpo"]
+
+_LONGEST_LIST = 50
+"""Validation has HR@50, and a beam search of 50 items is at least 50 wide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,8 @@ class GrpoConfig:
     """
 
     advantages: AdvantageScale = "group"
-    """What centred rewards are divided by: the deviation in the group (GRPO), in the batch, or nothing (Dr. GRPO)."""
+    """What centred rewards are divided by: the deviation in the group (GRPO), in the micro-batch, or nothing (Dr.
+    GRPO)."""
     ratio: RatioLevel = "token"
     """Whether each token has a probability ratio (GRPO) or each answer one (GSPO)."""
     normalize: Literal["sequence", "token", "constant"] = "sequence"
@@ -70,6 +74,34 @@ class PreferenceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RlTrainConfig(TrainConfig):
+    """How to optimise in RL: fewer and smaller steps than when learning from nothing, and a closer watch on them.
+
+    A class of its own, so that a recipe that sets one field keeps these defaults for the others.
+    """
+
+    epochs: int = 1
+    """Passes over the questions."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of AdamW. The default suits small decoders; 1e-5 a pretrained backbone, as in MiniOneRec's
+    script."""
+    weight_decay: float = 0.0
+    """Decay of weight matrices: none, for it pulls away from the model that RL began with."""
+    max_grad_norm: float = 0.3
+    """Gradients are scaled down to this global norm; 0 leaves them as they are. 0.3 as in MiniOneRec's script."""
+    accumulation_steps: int = 4
+    """Micro-batches of one optimiser step."""
+    validate_every_steps: int = 50
+    """Steps between validations; 0 validates at the end of each epoch."""
+    validate_at_start: bool = True
+    """Whether to validate before the first step too, so that a training that only harms keeps what it began with."""
+    patience: int = 6
+    """Stops after this many validations without a better figure; 0 never stops early."""
+    log_every_steps: int = 5
+    """Steps between log lines."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RlConfig:
     """What is asked, how answers are found and judged, and how the model learns from it."""
 
@@ -105,29 +137,18 @@ class RlConfig:
     max_valid_examples: int = 1000
     """Validation examples that are ranked; 0 ranks all."""
     valid_beams: int = 50
-    """Beam width of validation; 50 for HR@50."""
+    """Beam width of validation, at least 50 for HR@50."""
     guards: GuardConfig = field(default_factory=GuardConfig)
     """When a training is given up."""
-    training: TrainConfig = field(
-        default_factory=lambda: TrainConfig(
-            epochs=1,
-            learning_rate=1e-4,
-            weight_decay=0.0,
-            max_grad_norm=0.3,
-            accumulation_steps=4,
-            validate_every_steps=50,
-            validate_at_start=True,
-            patience=6,
-            log_every_steps=5,
-        )
-    )
-    """How to optimise. The rate suits small decoders; 1e-5 a pretrained backbone, as in MiniOneRec's script."""
+    training: RlTrainConfig = field(default_factory=RlTrainConfig)
+    """How to optimise."""
 
     def __post_init__(self) -> None:
         check_rewards(self.rewards)
-        for name in ("max_history", "questions_per_batch", "steps_per_rollout", "inner_epochs", "valid_beams"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        least = {"max_history": 1, "questions_per_batch": 1, "steps_per_rollout": 1, "inner_epochs": 1}
+        for name, bound in {**least, "max_valid_examples": 0, "valid_beams": _LONGEST_LIST}.items():
+            if getattr(self, name) < bound:
+                raise ConfigError(f"{name}: expected at least {bound}, found {getattr(self, name)}")
         if self.objective == "grpo" and self.rollout.group_size < 2:
             raise ConfigError("rollout.group_size: expected at least 2, for advantages compare the answers of a group")
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from itemic.core.seeds import derive_rng, derive_seed
@@ -106,10 +106,11 @@ class Judge:
         answers = Answers(questions=questions, tree=tree, leaf=rollout.leaf, logprob=rollout.logprob)
         total, components = sum_rewards(self._rewards, self._config.rewards, answers)
         there = rollout.is_candidate
+        own = there & ~rollout.is_added
         self._figures.add(
             {
-                "reward": _mean(total, there),
-                **{f"reward/{name}": _mean(values, there) for name, values in components.items()},
+                "reward": _mean(total, own),
+                **{f"reward/{name}": _mean(values, own) for name, values in components.items()},
                 "hit_share": (answers.is_hit & ~rollout.is_added).any(dim=1).float().mean(),
                 "zero_variance": has_equal_rewards(total, there).float().mean(),
                 "distinct": group_diversity(rollout.leaf).mean(),
@@ -128,7 +129,9 @@ class Judge:
             rng = derive_rng(self._seed, "negatives", number, first_row)
             drawn = rng.integers(tree.trie.num_leaves, size=(len(questions), preference.num_negatives))
             others = torch.from_numpy(drawn).to(self._policy.device)
-        answers = Answers(questions=questions, tree=tree, leaf=others, logprob=torch.zeros(others.shape))
+        answers = Answers(
+            questions=questions, tree=tree, leaf=others, logprob=torch.zeros_like(others, dtype=torch.float32)
+        )
         target_leaf = tree.leaves(answers.target)
         first = target_leaf.gather(1, (target_leaf >= 0).int().argmax(dim=1, keepdim=True))
         return torch.cat([first, others.masked_fill(answers.is_hit, -1)], dim=1)
@@ -184,5 +187,5 @@ class Judge:
         )
 
 
-def _mean(values: Float[Tensor, "B G"], is_candidate: Tensor) -> Float[Tensor, ""]:
-    return values.sum() / is_candidate.sum().clamp(min=1)
+def _mean(values: Float[Tensor, "B G"], mask: Bool[Tensor, "B G"]) -> Float[Tensor, ""]:
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

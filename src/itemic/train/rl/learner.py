@@ -26,8 +26,9 @@ __all__ = ["QuestionBatch", "RlLearner", "RolloutPlan"]
 Ranking = Callable[[], dict[str, float]]
 """Ranks validation users with the model as it is; returns ``valid_ndcg@10`` and ``valid_hr@50`` among others."""
 
-_GUARD = "guard."
 _FIRST_HIT_RATE = "first_hit_rate"
+_ROLLOUTS_PER_EPOCH = 1 << 32
+"""More than an epoch can have; epochs with fractional task weights differ in how many they have."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,7 +36,7 @@ class RolloutPlan:
     """The questions that the policy answers at once."""
 
     number: int
-    """Counted over all epochs."""
+    """Of no other roll-out in the training."""
     parts: Sequence[QuestionRefs]
     """The questions of each micro-batch."""
 
@@ -99,7 +100,9 @@ class RlLearner(LearnerHooks):
         num_rollouts = len(parts) // size
         batches: list[QuestionBatch] = []
         for index in range(num_rollouts):
-            plan = RolloutPlan(number=epoch * num_rollouts + index, parts=parts[index * size : (index + 1) * size])
+            plan = RolloutPlan(
+                number=epoch * _ROLLOUTS_PER_EPOCH + index, parts=parts[index * size : (index + 1) * size]
+            )
             for _ in range(config.inner_epochs):
                 batches.extend(QuestionBatch(plan=plan, part=int(part)) for part in rng.permutation(size))
         return batches
@@ -157,11 +160,11 @@ class RlLearner(LearnerHooks):
 
     def state(self) -> dict[str, Tensor]:
         """Returns the roll-out that is being learned from, the reference where it moves, and what guards have seen."""
-        numbers = {f"{_GUARD}{name}": value for name, value in self._guard.state().items()}
-        if self._first_hit_rate is not None:
-            numbers[_FIRST_HIT_RATE] = self._first_hit_rate
+        self._end_step()
+        first = self._first_hit_rate
         return {
-            **{name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()},
+            **({} if first is None else {_FIRST_HIT_RATE: torch.tensor(first, dtype=torch.float64)}),
+            **self._guard.state(),
             **self._figures.state(),
             **({} if self._reference is None else self._reference.state()),
             **self._judge.state(self._judged),
@@ -170,8 +173,7 @@ class RlLearner(LearnerHooks):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what ``state`` returned; the roll-out when its questions are asked again."""
-        guard = {name.removeprefix(_GUARD): float(value) for name, value in state.items() if name.startswith(_GUARD)}
-        self._guard.restore(guard)
+        self._guard.restore(state)
         self._first_hit_rate = float(state[_FIRST_HIT_RATE]) if _FIRST_HIT_RATE in state else None
         self._figures.restore(state)
         if self._reference is not None:

@@ -26,7 +26,7 @@ from itemic.train.rl.figures import RunningFigures
 from itemic.train.rl.judge import Judge
 from itemic.train.rl.learner import RlLearner
 from itemic.train.rl.policy_loss import PolicyLoss, objective_of
-from itemic.train.rl.questions import QuestionBank, answer_trees
+from itemic.train.rl.questions import QuestionBank, answer_trees, check_question_tasks
 from itemic.train.rl.reference import make_reference
 from itemic.train.rl.rewards.registry import make_rewards
 from itemic.train.rl.rewards.sources import RewardSources
@@ -60,7 +60,7 @@ def rl(config: RlConfig, run: Run, *, seed: int, force: bool = False) -> StageRe
         "catalog": run.require("catalog", "tokenize"),
         "start": run.require("model", "sft"),
     }
-    if "semantic" in config.rewards:
+    if config.objective == "grpo" and "semantic" in config.rewards:
         inputs["embeddings"] = run.require("embeddings.safetensors", "embed")
 
     def train_model(place: TrainingPlace) -> tuple[SidModel, TrainResult]:
@@ -103,6 +103,7 @@ def _train(
 def _make_learner(
     config: RlConfig, dataset: Dataset, catalog: Catalog, model: SidModel, sources: RewardSources
 ) -> RlLearner:
+    check_question_tasks(config.tasks, model.prompt_mode)
     renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
     trie = Trie.from_catalog(catalog).to(model.device)
     trees = {kind: tree.to(model.device) for kind, tree in answer_trees(trie, dataset, renderer, config.tasks).items()}
@@ -133,6 +134,9 @@ def _make_learner(
 def _ranking(
     config: RlConfig, dataset: Dataset, catalog: Catalog, model: SidModel, renderer: Renderer, seed: int
 ) -> Callable[[], dict[str, float]]:
+    if dataset.split("valid").is_empty():
+        log.warning("rl: no validation split, so no guard on its score: the model after the last step is kept")
+        return dict
     return make_ranking(
         dataset,
         catalog,
