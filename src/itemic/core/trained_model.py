@@ -61,7 +61,7 @@ def find_model(run: Run, choice: ModelChoice = "last") -> TrainedModel:
         raise ArtifactError(
             f"{path}: was trained from an older model than {run.path(_SFT_MODEL)}; run itemic rl again, or {_OTHER_WAY}"
         )
-    max_history = min(max_history, int(rl["config"]["max_history"]))
+    max_history = min(max_history, int(rl["config"]["max_history"]) or max_history)
     return TrainedModel(stage="rl", path=path, content=rl["outputs"][_RL_MODEL], max_history=max_history)
 
 

@@ -124,8 +124,8 @@ class RlConfig:
     """What trains: everything, the rows of the SID tokens alone, or those and LoRA adapters."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Shape of the adapters for ``parameters: lora``."""
-    max_history: int = 50
-    """Most items before a target; as in supervised fine-tuning."""
+    max_history: int = 0
+    """Most items before a target; 0 is what the model was fine-tuned with."""
     exclude_history: bool | None = None
     """Whether items of the history are no candidates; by default where the dataset has no repeats, as in evaluation."""
     questions_per_batch: int = 16

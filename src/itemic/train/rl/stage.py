@@ -6,12 +6,14 @@ the loop, save a plain Hugging Face folder.
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from itemic.core.allocator import tune_allocator
 from itemic.core.dataset import Dataset
 from itemic.core.device import pick_device
 from itemic.core.run import Run, StageResult
+from itemic.core.trained_model import find_model
 from itemic.decode.trie import Trie
 from itemic.language.prompts import Renderer
 from itemic.model.adapters import merge_adapters
@@ -63,8 +65,10 @@ def rl(config: RlConfig, run: Run, *, seed: int, force: bool = False) -> StageRe
     if config.objective == "grpo" and "semantic" in config.rewards:
         inputs["embeddings"] = run.require("embeddings.safetensors", "embed")
 
+    max_history = config.max_history or find_model(run, "sft").max_history
+
     def train_model(place: TrainingPlace) -> tuple[SidModel, TrainResult]:
-        return _train(config, inputs, place, run.path("rl/rewards"))
+        return _train(replace(config, max_history=max_history), inputs, place, run.path("rl/rewards"))
 
     return run_training_stage("rl", config, run, inputs, train_model, folder="rl/", seed=seed, force=force)
 
