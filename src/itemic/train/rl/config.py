@@ -145,7 +145,7 @@ class RlConfig:
 
     def __post_init__(self) -> None:
         check_rewards(self.rewards)
-        least = {"max_history": 1, "questions_per_batch": 1, "steps_per_rollout": 1, "inner_epochs": 1}
+        least = {"max_history": 0, "questions_per_batch": 1, "steps_per_rollout": 1, "inner_epochs": 1}
         for name, bound in {**least, "max_valid_examples": 0, "valid_beams": _LONGEST_LIST}.items():
             if getattr(self, name) < bound:
                 raise ConfigError(f"{name}: expected at least {bound}, found {getattr(self, name)}")
