@@ -37,7 +37,7 @@ class GuardConfig:
         for name in ("min_entropy", "min_distinct", "min_valid_score"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"guards.{name}: expected a share in [0, 1), found {getattr(self, name)}")
-        if self.max_kl < 0 or self.max_steps_without_signal < 0:
+        if not (self.max_kl >= 0 and self.max_steps_without_signal >= 0):
             raise ConfigError("guards: max_kl and max_steps_without_signal must be at least 0")
         if self.window < 1:
             raise ConfigError(f"guards.window: expected at least 1, found {self.window}")
