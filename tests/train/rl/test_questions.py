@@ -1,6 +1,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -235,3 +236,14 @@ def test_what_cannot_be_asked_is_refused(chat: Renderer, sid_only: Renderer) -> 
     object.__setattr__(untitled, "items", untitled.items.with_columns(title=pl.lit("")))
     with pytest.raises(DataError, match="none of the 6 items has one"):
         make_bank(chat, {"sids_to_title": 1.0}, dataset=untitled)
+
+
+def test_the_newest_rows_are_asked_about_by_time_or_by_order(sid_only: Renderer) -> None:
+    times = [5, 1, 9, 2, 8, 9]
+    for given, newest in ((times, [2, 4, 5]), ([*times[:5], None], [3, 4, 5])):
+        dataset = toy_dataset()
+        train = dataset.train.with_columns(timestamp=pl.Series(given, dtype=pl.Int64))
+        dataset = replace(dataset, train=train)
+        trees = answer_trees(Trie.from_codes(CODES, (4, 4)), dataset, sid_only, {"next_item": 1.0})
+        bank = QuestionBank(dataset, sid_only, {"next_item": 1.0}, trees, max_history=5, newest_share=0.45)
+        assert sorted(bank.epoch(np.random.default_rng(0)).row.tolist()) == newest

@@ -126,6 +126,9 @@ class RlConfig:
     """Shape of the adapters for ``parameters: lora``."""
     max_history: int = 0
     """Most items before a target; 0 is what the model was fine-tuned with."""
+    newest_share: float = 1.0
+    """Share of the training rows that are asked about, the newest ones; less than 1 where tastes drift and what is
+    recommended next lies after the log."""
     exclude_history: bool | None = None
     """Whether items of the history are no candidates; by default where the dataset has no repeats, as in evaluation."""
     questions_per_batch: int = 16
@@ -149,6 +152,8 @@ class RlConfig:
         for name, bound in {**least, "max_valid_examples": 0, "valid_beams": _LONGEST_LIST}.items():
             if getattr(self, name) < bound:
                 raise ConfigError(f"{name}: expected at least {bound}, found {getattr(self, name)}")
+        if not 0 < self.newest_share <= 1:
+            raise ConfigError(f"newest_share: expected above 0 and at most 1, found {self.newest_share}")
         if self.objective == "grpo" and self.rollout.group_size < 2:
             raise ConfigError("rollout.group_size: expected at least 2, for advantages compare the answers of a group")
 

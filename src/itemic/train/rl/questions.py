@@ -5,6 +5,7 @@ question is written as supervised fine-tuning writes it and carries its own targ
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -93,6 +94,7 @@ class QuestionBank:
         trees: Mapping[str, AnswerTree],
         *,
         max_history: int,
+        newest_share: float = 1.0,
     ) -> None:
         """Finds what can be asked: a question needs its texts, and a target that is in the answer tree.
 
@@ -102,6 +104,8 @@ class QuestionBank:
             weights: For each task how often an epoch asks each of its questions, on average: 0.5 a random half.
             trees: Of :func:`answer_trees`.
             max_history: Most items before a target.
+            newest_share: Share of the training rows that history tasks ask about, the newest ones: by time, or by their
+                order where a time is missing.
 
         Raises:
             ConfigError: for tasks that RL cannot ask or about which there is nothing to ask.
@@ -117,6 +121,7 @@ class QuestionBank:
         self._texts = ItemTexts.from_items(dataset.items)
         self._histories = dataset.train["history"]
         self._targets = dataset.train["target"].to_numpy()
+        self._is_new = _are_newest(dataset.train["timestamp"], newest_share)
         self._same_question: list[dict[int, tuple[int, ...]]] = [
             self._items_by_question(task) if task.unit == "item" else {} for task in self._tasks
         ]
@@ -198,7 +203,7 @@ class QuestionBank:
         task, same = self._tasks[index], self._same_question[index]
         is_in_tree = self._trees[index].trie.slot_of_item.cpu().numpy() >= 0
         if task.unit == "history":
-            rows = np.flatnonzero(self._has_texts(task))
+            rows = np.flatnonzero(self._has_texts(task) & self._is_new)
             is_answerable = is_in_tree[self._targets[rows]]
         else:
             rows = np.fromiter(same, dtype=np.int64, count=len(same))
@@ -226,6 +231,15 @@ class QuestionBank:
         items = tails.filter(pl.Series(lengths > 0)).explode().to_numpy()
         with_title = np.repeat(np.arange(len(lengths)), lengths)[has_title[items]]
         return np.asarray(np.bincount(with_title, minlength=len(lengths)) > 0)
+
+
+def _are_newest(timestamp: pl.Series, share: float) -> Bool[np.ndarray, "n"]:
+    """Returns which rows are among the newest; of equal times the later rows are newer."""
+    num_rows = len(timestamp)
+    order = np.arange(num_rows) if timestamp.null_count() else np.argsort(timestamp.to_numpy(), kind="stable")
+    is_new = np.zeros(num_rows, dtype=bool)
+    is_new[order[num_rows - math.ceil(share * num_rows) :]] = True
+    return is_new
 
 
 def _draw(rows: Int[np.ndarray, "n"], weight: float, rng: np.random.Generator) -> Int[np.ndarray, "m"]:

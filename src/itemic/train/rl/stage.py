@@ -111,7 +111,14 @@ def _make_learner(
     renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
     trie = Trie.from_catalog(catalog).to(model.device)
     trees = {kind: tree.to(model.device) for kind, tree in answer_trees(trie, dataset, renderer, config.tasks).items()}
-    bank = QuestionBank(dataset, renderer, config.tasks, trees, max_history=config.max_history)
+    bank = QuestionBank(
+        dataset,
+        renderer,
+        config.tasks,
+        trees,
+        max_history=config.max_history,
+        newest_share=config.newest_share,
+    )
     figures = RunningFigures()
     reference = make_reference(model, config.reference) if config.needs_reference else None
     judge = Judge(
