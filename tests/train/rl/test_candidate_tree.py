@@ -113,15 +113,17 @@ def test_temperature_flattens_the_policy(fake_policy: Callable[..., Any]) -> Non
     torch.testing.assert_close(even, torch.full((1, 3, 2), float(np.log(1 / 4)), dtype=torch.float64))
 
 
-def test_a_prompt_is_packed_once_however_many_candidates(fake_policy: Callable[..., Any]) -> None:
+def test_a_prompt_is_packed_once_with_the_codes_after_which_there_is_a_choice(fake_policy: Callable[..., Any]) -> None:
     policy = fake_policy([3, 3, 3])
-    codes = np.array([[0, 0, c] for c in range(3)] + [[1, 0, 0]])
+    codes = np.array([[0, 0, c] for c in range(3)] + [[1, 0, 0], [1, 1, 0], [2, 0, 0]])
     answers = answers_of(policy, codes, [3, 3, 3])
-    rows = pack_candidates([[5] * 10], torch.tensor([[0, 1, 2, 3]]), answers, CPU)
-    # Two first codes and two prefixes of two codes; last codes are only predicted.
-    assert rows.input_ids.shape == (1, 10 + 2 + 2)
-    assert [nodes.shape[1] for nodes in rows.nodes] == [1, 2, 2]
-    assert rows.position_ids[0].tolist() == [*range(10), 10, 10, 11, 11]
+    rows = pack_candidates([[5] * 10, [5] * 10], torch.tensor([[0, 1, 2, 3], [3, 4, 5, 5]]), answers, CPU)
+    # 0 and 1 and the prefix 0, 0; last codes are only predicted, and one answer alone begins with 2 or 1, 0 or 1, 1.
+    assert rows.input_ids.shape == (2, 10 + 2 + 1)
+    assert [nodes.tolist() for nodes in rows.nodes[:2]] == [[[0], [0]], [[0, 1], [1, 1]]]
+    assert rows.nodes[2][0].tolist() == [0]
+    assert rows.position_ids[0].tolist() == [*range(10), 10, 10, 11]
+    assert rows.is_token.all()
 
 
 def test_codes_after_the_last_choice_are_no_tokens_of_a_padded_answer(fake_policy: Callable[..., Any]) -> None:

@@ -1,15 +1,16 @@
 """The prompt and its candidates as one packed sequence: prefixes once, and the policy's log-probabilities on it.
 
 A row holds a question's prompt, then the distinct first codes of its candidates, then their distinct second codes, and
-so on; the last code is only ever predicted, so it stays out. A mask lets a code see the prompt and its own ancestors,
-as in decoding. So G candidates cost the prompt once and a few tokens each, instead of G prompts. Knows no reward and no
-loss.
+so on. Codes after which nothing is left to choose stay out: the last one, and any that a single answer begins with. A
+mask lets a code see the prompt and its own ancestors, as in decoding. So G candidates cost the prompt once and a few
+tokens each, instead of G prompts. Knows no reward and no loss.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -47,9 +48,10 @@ class CandidateTree:
     """Which tokens (last axis) each token sees."""
     prompt_length: Int[Tensor, "B"]
     nodes: tuple[Int[Tensor, "B _"], ...]
-    """For depth 0 to L - 1 the nodes whose children are scored; columns beyond a row's own repeat one of them."""
+    """For depth 0 to L - 1 the nodes whose children are scored, those with more than one answer below; columns beyond a
+    row's own hold any node."""
     parent: Int[Tensor, "B G L"]
-    """Column in ``nodes[d]`` from which each candidate's code at level d follows."""
+    """Column in ``nodes[d]`` from which each candidate's code at level d follows; any where its answer is settled."""
     child: Int[Tensor, "B G L"]
     """Node at depth d + 1 that each candidate goes to."""
     is_token: Bool[Tensor, "B G L"]
@@ -76,7 +78,8 @@ def pack_candidates(
     is_candidate = leaf >= 0
     # Whatever is no candidate follows one that is, so that it adds no node of its own.
     path = _ancestors(trie, torch.where(is_candidate, leaf, leaf.amax(dim=1, keepdim=True)).clamp(min=0))
-    levels = [_distinct(nodes) for nodes in path[1:-1]]
+    is_open = _is_open(trie, path[:-1])
+    levels = [_distinct(nodes, is_open[..., depth]) for depth, nodes in enumerate(path[1:-1], start=1)]
     widths = torch.stack([level.num for level in levels]).amax(dim=1).tolist() if levels else []
     ids, is_token, length = _fill_up(prompts, device)
     P = ids.shape[1]
@@ -94,7 +97,7 @@ def pack_candidates(
         nodes=(root, *(level.node[:, :width] for level, width in zip(levels, widths, strict=True))),
         parent=torch.stack([torch.zeros_like(leaf), *(level.column for level in levels)], dim=-1),
         child=torch.stack(path[1:], dim=-1),
-        is_token=is_candidate[..., None] & _counts(answers, path[:-1]),
+        is_token=is_candidate[..., None] & (is_open if answers.is_padded else torch.ones_like(is_open)),
     )
 
 
@@ -117,48 +120,59 @@ def candidate_logprobs(
     trie = answers.trie.to(hidden.device)
     B, G, _ = rows.child.shape
     P = rows.input_ids.shape[1] - sum(nodes.shape[1] for nodes in rows.nodes[1:])
-    at = hidden[torch.arange(B, device=hidden.device), rows.prompt_length - 1][:, None]
-    column, logprobs, entropies = P, [], []
-    for depth, nodes in enumerate(rows.nodes):
-        if depth:
-            at = hidden[:, column : column + nodes.shape[1]]
-            column += nodes.shape[1]
-        if trie.max_children[depth] == 1:
-            forced = torch.zeros(B, G, dtype=widen(at).dtype, device=hidden.device)
-            logprobs.append(forced)
-            entropies.append(forced)
-            continue
-        level_ids = torch.from_numpy(answers.level_ids[depth]).to(hidden.device)
-        logits = widen(policy.logits(at, level_ids)) / temperature
-        logprob, entropy = _of_children(trie, depth, nodes, logits, rows.parent[..., depth], rows.child[..., depth])
-        logprobs.append(logprob)
-        entropies.append(entropy)
+    last_states = hidden[torch.arange(B, device=hidden.device), rows.prompt_length - 1]
+    is_scored = [nodes.shape[1] > 0 for nodes in rows.nodes]
+    token_ids, columns = _head_rows([ids for ids, scored in zip(answers.level_ids, is_scored, strict=True) if scored])
+    states = torch.cat([last_states[:, None], hidden[:, P:]], dim=1)
+    logits = widen(policy.logits(states, token_ids.to(hidden.device))) / temperature
+    of_nodes = torch.split(logits, [nodes.shape[1] for nodes in rows.nodes], dim=1)
+    settled = logits.new_zeros(B, G)
+    logprobs, entropies = [settled] * len(rows.nodes), [settled] * len(rows.nodes)
+    for depth, column_of_code in enumerate(columns):  # from a depth on where nothing is scored, nothing is below it
+        route = rows.parent[..., depth], rows.child[..., depth]
+        logprobs[depth], entropies[depth] = _of_children(
+            trie, depth, rows.nodes[depth], of_nodes[depth], column_of_code.to(hidden.device), *route
+        )
     return torch.stack(logprobs, dim=-1), torch.stack(entropies, dim=-1)
+
+
+def _head_rows(level_ids: Sequence[Int[np.ndarray, "_"]]) -> tuple[Int[Tensor, "n"], list[Int[Tensor, "_"]]]:
+    """Returns the token ids of all levels, each once, and for each level the place of every code's among them.
+
+    The gradient of rows taken from the head is as large as the head, so they are taken once, not level by level.
+    """
+    token_ids, place = np.unique(np.concatenate(level_ids), return_inverse=True)
+    columns = torch.split(torch.from_numpy(place), [len(ids) for ids in level_ids])
+    return torch.from_numpy(token_ids), list(columns)
 
 
 @dataclass(frozen=True, eq=False)
 class _Distinct:
-    """The distinct nodes of each row, in ascending order; what lies beyond ``num`` repeats the last one."""
+    """The distinct open nodes of each row, in ascending order; what lies beyond ``num`` repeats the last one."""
 
     node: Int[Tensor, "B G"]
     column: Int[Tensor, "B G"]
-    """Place of each candidate's node among them."""
+    """Place of each candidate's node among them; any for a node that is settled."""
     candidate: Int[Tensor, "B G"]
     """For each of them a candidate that goes through it."""
     num: Int[Tensor, "B"]
 
 
-def _distinct(node: Int[Tensor, "B G"]) -> _Distinct:
+def _distinct(node: Int[Tensor, "B G"], is_open: Bool[Tensor, "B G"]) -> _Distinct:
+    # What is settled follows one that is open, so that it adds no node of its own.
+    an_open_one = torch.where(is_open, node, -1).argmax(dim=1, keepdim=True)
+    followed = torch.where(is_open, torch.arange(node.shape[1], device=node.device), an_open_one)
+    node = node.gather(1, followed)
     ordered, candidate = node.sort(dim=1, stable=True)
     is_next = torch.ones_like(ordered, dtype=torch.bool)
     is_next[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     place = is_next.cumsum(dim=1) - 1
-    num = place[:, -1] + 1
+    num = (place[:, -1] + 1) * is_open.any(dim=1)
     column = torch.empty_like(place).scatter_(1, candidate, place)
     last = candidate[:, -1:].expand_as(candidate)
     # Of candidates that share a node any may stand for it: their ancestors are the same.
     representative = last.clone().scatter_(1, place, candidate)
-    return _Distinct(node.gather(1, representative), column, representative, num)
+    return _Distinct(node.gather(1, representative), column, followed.gather(1, representative), num)
 
 
 def _ancestors(trie: Trie, leaf: Int[Tensor, "B G"]) -> list[Int[Tensor, "B G"]]:
@@ -170,13 +184,9 @@ def _ancestors(trie: Trie, leaf: Int[Tensor, "B G"]) -> list[Int[Tensor, "B G"]]
     return path[::-1]
 
 
-def _counts(answers: AnswerTree, path: Sequence[Int[Tensor, "B G"]]) -> Bool[Tensor, "B G L"]:
-    """Returns which codes are a choice or come before one; all of them in a tree that is not padded."""
-    nodes = torch.stack(list(path), dim=-1)
-    if not answers.is_padded:
-        return torch.ones_like(nodes, dtype=torch.bool)
-    trie = answers.trie.to(nodes.device)
-    is_choice = torch.stack([trie.num_children(depth, nodes[..., depth]) > 1 for depth in range(len(path))], dim=-1)
+def _is_open(trie: Trie, path: Sequence[Int[Tensor, "B G"]]) -> Bool[Tensor, "B G L"]:
+    """Returns whether more than one answer begins as each node of a path does."""
+    is_choice = torch.stack([trie.num_children(depth, nodes) > 1 for depth, nodes in enumerate(path)], dim=-1)
     return is_choice.flip(-1).cummax(dim=-1).values.flip(-1)
 
 
@@ -215,20 +225,26 @@ def _of_children(
     trie: Trie,
     depth: int,
     nodes: Int[Tensor, "B U"],
-    logits: Float[Tensor, "B U K"],
+    logits: Float[Tensor, "B U n"],
+    column_of_code: Int[Tensor, "K"],
     parent: Int[Tensor, "B G"],
     child: Int[Tensor, "B G"],
 ) -> tuple[Float[Tensor, "B G"], Float[Tensor, "B G"]]:
-    """Returns log p of each candidate's child among its node's children, and the entropy of that choice."""
+    """Returns log p of each candidate's child among its node's children, and the entropy of that choice.
+
+    Both are 0 where the child is not one of its node's: it is settled.
+    """
     width = trie.max_children[depth]
     first, last = trie.child_range(depth, nodes)
     start = first.clamp(max=trie.num_nodes(depth + 1) - width)
     window = torch.arange(width, dtype=torch.int32, device=start.device)
     is_child = (window >= (first - start)[..., None]) & (window < (last - start)[..., None])
     code = trie.codes[depth].unfold(0, width, 1).index_select(0, start.flatten()).view(is_child.shape)
-    of_child = torch.where(is_child, logits.gather(-1, code.long()), -torch.inf).log_softmax(dim=-1)
-    column = child - start.long().gather(1, parent)
-    logprob = of_child.flatten(1).gather(1, parent * width + column)
+    scores = logits.gather(-1, column_of_code[code.long()])
+    of_child = torch.where(is_child, scores, -torch.inf).log_softmax(dim=-1)
+    place = child - start.long().gather(1, parent)
+    logprob = of_child.flatten(1).gather(1, parent * width + place.clamp(0, width - 1))
     with torch.no_grad():
         entropy = -(of_child.exp() * of_child.masked_fill(~is_child, 0.0)).sum(dim=-1)
-    return logprob, entropy.gather(1, parent)
+    is_own = (child >= first.gather(1, parent)) & (child < last.gather(1, parent))
+    return torch.where(is_own, logprob, 0.0), torch.where(is_own, entropy.gather(1, parent), 0.0)
