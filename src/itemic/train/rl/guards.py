@@ -24,8 +24,9 @@ class GuardConfig:
     """Least entropy of the policy's choices, as a share of what it was in the first window."""
     min_distinct: float = 0.25
     """Least share of distinct candidates in a group, where answers are drawn with replacement."""
-    max_kl: float = 2.0
-    """Largest divergence from the reference, nats a token."""
+    max_kl: float = 10.0
+    """Largest divergence from the reference, nats a code, as k3 estimates it: far too high on beams, of which the
+    policy has made most unlikely."""
     min_valid_score: float = 0.7
     """Least validation score, as a share of what it was before the first step."""
     max_steps_without_signal: int = 100
