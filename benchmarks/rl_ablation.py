@@ -13,35 +13,27 @@ as each trains other seeds or studies.
 
 import argparse
 import contextlib
-import datetime
+import json
 import logging
 import os
-import platform
-import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import polars as pl
 import torch
-import transformers
+from rl_ablation_page import JUDGED, SPLITS, Trained, collect, made_by, write_page
 
-from itemic.core.config import config_to_mapping
+from itemic.core.config import config_from_mapping, config_to_mapping
 from itemic.core.dataset import Dataset
-from itemic.core.errors import ConfigError, DataError, ItemicError
-from itemic.core.files import atomic_folder, atomic_path, read_json, text_hash, write_json
+from itemic.core.errors import ConfigError, ItemicError
+from itemic.core.files import atomic_folder, read_json, text_hash, write_json
 from itemic.core.progress import setup_logging
 from itemic.core.run import Run
 from itemic.core.seeds import derive_rng
 from itemic.core.trained_model import ModelChoice, find_model
 from itemic.evaluate.evaluate import evaluate_all
-from itemic.evaluate.metrics.labels import rank_metric
-from itemic.evaluate.significance import bootstrap_intervals
 from itemic.inference import load_trained
 from itemic.language.prompts import PROMPTS, SYSTEM
 from itemic.model.backbone import DecoderConfig, make_decoder, save_network
@@ -54,11 +46,7 @@ log = logging.getLogger("itemic")
 
 ROOT = Path(__file__).parents[1]
 SETS = ("industrial", "beauty")
-SPLITS: tuple[Literal["valid", "test"], ...] = ("valid", "test")
-METRICS = ("HR@10", "NDCG@10", "HR@50")
-CONFIDENCE = 0.95
-NUM_RESAMPLES = 10_000
-JUDGED = "judged"
+FREE_KEYS = ("tasks", "rewards")
 
 SAMPLERS: dict[str, Sampler] = {
     "top-k (common)": "top-k",
@@ -87,17 +75,17 @@ WORDS = (
     "sft.stride=10",
     "sft.row_tokens=512",
     "sft.rows_per_batch=2",
-    "sft.training.epochs=4",
+    "sft.training.epochs=5",
     "sft.training.learning_rate=2.0e-3",
 )
 SFT_TASKS: dict[str, dict[str, float]] = {
-    "words": {"next_item": 0.3},
+    "words": {"next_item": 1.0},
     "words_aligned": {
-        "next_item": 0.3,
-        "titles_to_sid": 0.03,
+        "next_item": 1.0,
+        "titles_to_sid": 0.02,
         "title_to_sid": 1.0,
         "sid_to_title": 0.5,
-        "description_to_sid": 0.3,
+        "description_to_sid": 0.2,
     },
 }
 """Run folder of a fine-tuning to its tasks: the next-item examples are as many with text tasks as without."""
@@ -112,6 +100,13 @@ ALIGNMENTS = {
     "both": ("words_aligned", "aligned"),
 }
 
+WORDS_NOTE = f"""\
+Alignment needs a backbone that reads words. This one is small ({WORDS_DECODER.num_layers} layers, \
+{WORDS_DECODER.hidden_size} wide, {NUM_WORD_TOKENS:,} byte-level tokens learned from the titles) and has read nothing
+else: it begins from random weights, so what a pretrained one knows of words is not in these rows. It is fine-tuned for
+few epochs, each with every next-item example, with text tasks beside them or without.
+Steps of RL are as many in every row, so with text tasks fewer of them ask for a next item."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -121,15 +116,6 @@ class Variant:
     start: str
     """Run folder of the fine-tuning that it begins from."""
     config: RlConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A variant's run of one seed."""
-
-    seed: int
-    before: Path
-    folder: Path
 
 
 def before_after(config: RlConfig, _: int) -> list[Variant]:
@@ -207,28 +193,31 @@ def fine_tune(recipe: Recipe, plain: Recipe) -> None:
 def is_fine_tuned(run: Run, recipe: Recipe) -> bool:
     """Returns whether the run's semantic IDs and model were made as the recipe says, from whichever files."""
     made = run.manifest()["stages"]
-    wanted = {name: config_to_mapping(getattr(recipe, name)) for name in ("prepare", "tokenize", "sft")}
-    for name in ("checkpoint_every_s", "trackers"):  # do not decide the result
-        del wanted["sft"]["training"][name]
-    if not wanted.keys() <= made.keys() or made["sft"]["seed"] != recipe.seed or not run.path("model").is_dir():
+    if not {"prepare", "tokenize", "sft"} <= made.keys() or not run.path("model").is_dir():
         return False
-    different = [name for name in wanted if without_files(made[name]["config"]) != without_files(wanted[name])]
-    if different and different != ["prepare"]:
+    if made["sft"]["seed"] != recipe.seed:
         return False
-    if different:
-        log.warning("%s: prepared with other settings than the recipe's, kept all the same", run.folder)
+    for name in ("tokenize", "sft", "prepare"):
+        wanted = getattr(recipe, name)
+        # Read back, so that settings which are newer than the run have their defaults.
+        found = config_from_mapping(type(wanted), made[name]["config"], source=f"{run.manifest_path}, {name}")
+        if deciding(found) != deciding(wanted):
+            what = "kept all the same" if name == "prepare" else "trained again"
+            log.warning("%s: the recipe has other settings for %s; %s", run.folder, name, what)
+            return name == "prepare"
     return True
 
 
-def without_files(config: Mapping[str, Any]) -> Any:
-    """Returns settings without the names of files, which say nothing of what is in them."""
-    if not isinstance(config, Mapping):
-        return config
-    return {
-        key: without_files(value)
-        for key, value in config.items()
-        if key != "backbone" and not (isinstance(value, str) and "/" in value)
-    }
+def deciding(config: Any) -> Any:
+    """Returns settings as plain values without file names, checkpoints and trackers, which do not decide the result."""
+    return without_files(config_to_mapping(config))
+
+
+def without_files(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return None if isinstance(value, str) and "/" in value else value
+    left_out = ("backbone", "checkpoint_every_s", "trackers")
+    return {key: without_files(inside) for key, inside in value.items() if key not in left_out}
 
 
 def start_run(run: Run, folder: Path, stages: Sequence[str]) -> None:
@@ -291,10 +280,25 @@ def learn_tokens(texts: Sequence[str]) -> Any:
 
 
 def variant_folder(before: Run, config: RlConfig, seed: int) -> Path:
-    """Returns the run folder of a training: another one for another start, setting or seed."""
+    """Returns the run folder of a training: another one for another start, setting or seed.
+
+    Settings at their defaults are not in the name, so that a run keeps it when a setting is added.
+    """
     start = find_model(before, "sft").content
-    digest = text_hash(str(config_to_mapping(config)), start, str(seed))[:10]
+    settings = changed(config_to_mapping(config), config_to_mapping(RlConfig()))
+    digest = text_hash(json.dumps(settings, sort_keys=True), start, str(seed))[:10]
     return before.folder.parent / f"{before.folder.name}-rl-{digest}"
+
+
+def changed(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that are not their defaults; tasks and rewards, whose keys are free, whole."""
+    found = {}
+    for key, value in settings.items():
+        is_section = isinstance(value, Mapping) and value.keys() == defaults[key].keys() and key not in FREE_KEYS
+        inside = changed(value, defaults[key]) if is_section else value
+        if value != defaults[key]:
+            found[key] = inside
+    return found
 
 
 def train_variant(variant: Variant, data_set: str, seed: int, arguments: argparse.Namespace) -> Trained:
@@ -371,239 +375,6 @@ def all_trainings(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int
                 yield study, data_set, seed
 
 
-def read_ranks(folder: Path, split: str) -> pl.DataFrame:
-    return pl.read_parquet(folder / JUDGED / split / "rankings" / "itemic.parquet").sort("example_id")
-
-
-def compare(runs: Sequence[Trained], split: str) -> dict[str, Any]:
-    """Returns each metric before and after and their difference, of the mean over seeds with an interval and of each.
-
-    Users are resampled, so the interval says what other users would change; what other seeds would, the seeds say.
-    """
-    tables = [[read_ranks(folder, split) for folder in (run.before, run.folder)] for run in runs]
-    examples = tables[0][0].select("example_id", "user_id", "target")
-    if not all(table.select(examples.columns).equals(examples) for pair in tables for table in pair):
-        raise DataError(f"{runs[0].folder}: its seeds rank other examples of {split} than one another")
-    values = np.array([[metric_columns(table) for table in pair] for pair in tables])  # seed, side, example, metric
-    before, after = values.mean(axis=(0, 2))
-    changes = values[:, 1] - values[:, 0]
-    low, high = bootstrap_intervals(
-        changes.mean(axis=0),
-        examples["user_id"].rank("dense").cast(pl.Int64).to_numpy(),
-        num_bootstrap=NUM_RESAMPLES,
-        confidence=CONFIDENCE,
-        rng=derive_rng(0, "rl_ablation", split),
-    )
-    return {
-        label: {
-            "before": float(before[place]),
-            "after": float(after[place]),
-            "difference": float(after[place] - before[place]),
-            "low": float(low[place]),
-            "high": float(high[place]),
-            "by_seed": {str(run.seed): float(changes[row, :, place].mean()) for row, run in enumerate(runs)},
-            "num_examples": examples.height,
-        }
-        for place, label in enumerate(METRICS)
-    }
-
-
-def metric_columns(table: pl.DataFrame) -> np.ndarray:
-    ranks = (table["num_better"].to_numpy(), table["num_tied"].to_numpy())
-    return np.stack([rank_metric(label, *ranks) for label in METRICS], axis=1)
-
-
-def course(run: Trained) -> dict[str, Any]:
-    """Returns how a training went: its stage's figures, and of each logged figure the first and the last tenth."""
-    entry = Run(run.folder).manifest()["stages"]["rl"]
-    lines = pl.read_ndjson(run.folder / "rl" / "rl.jsonl", infer_schema_length=None)
-    names = [
-        name for name in lines.columns if name in ("hit_share", "entropy", "kl", "distinct") or name[:6] == "reward"
-    ]
-    steps = lines.filter(pl.col("loss").is_not_null()) if "loss" in lines.columns else lines.clear()
-    tenth = max(1, steps.height // 10)
-    validations = lines.filter(pl.col("valid_ndcg@10").is_not_null()) if "valid_ndcg@10" in lines.columns else None
-    valid = [] if validations is None else validations["valid_ndcg@10"].to_list()
-    figures = entry["metrics"]
-    return {
-        "seed": run.seed,
-        "folder": run.folder.name,
-        **figures,
-        "s_per_step": figures["train_s"] / max(1, figures["num_steps"]),
-        "device": entry["device"],
-        "logged": {name: [steps[name].head(tenth).mean(), steps[name].tail(tenth).mean()] for name in names},
-        "valid_ndcg": [valid[0], max(valid), valid[-1]] if valid else [],
-    }
-
-
-def collect(found: Mapping[tuple[str, str], Mapping[str, Sequence[Trained]]]) -> list[dict[str, Any]]:
-    """Returns a record for each study and data set."""
-    return [
-        {
-            "study": study,
-            "data_set": data_set,
-            "variants": {
-                name: {
-                    "seeds": [run.seed for run in runs],
-                    **{split: compare(runs, split) for split in SPLITS},
-                    "courses": [course(run) for run in runs],
-                    "rl": Run(runs[0].folder).manifest()["stages"]["rl"]["config"],
-                }
-                for name, runs in variants.items()
-            },
-        }
-        for (study, data_set), variants in found.items()
-    ]
-
-
-def short(value: float | None, sign: str = "-") -> str:
-    """Returns a figure as tables have it: ``.1041``, ``−.0012``, and with ``sign="+"`` also ``+.0012``."""
-    if value is None:
-        return ""
-    digits = f"{abs(value):.4f}"
-    before = "−" if value < 0 else "+" if sign == "+" else ""
-    return before + digits.removeprefix("0")
-
-
-def change(figures: Mapping[str, Any]) -> str:
-    return f"{short(figures['difference'], '+')} ({short(figures['low'], '+')} to {short(figures['high'], '+')})"
-
-
-def verdict(record: Mapping[str, Any]) -> str:
-    """Returns in words what RL did to test NDCG@10."""
-    ((_, variant),) = record["variants"].items()
-    figures = variant["test"]["NDCG@10"]
-    verb = "raises" if figures["low"] > 0 else "lowers" if figures["high"] < 0 else "does not clearly change"
-    seeds = figures["by_seed"].values()
-    return (
-        f"On {record['data_set'].capitalize()} RL {verb} NDCG@10 on test: {short(figures['before'])} before, "
-        f"{short(figures['after'])} after, {change(figures)}; up in {sum(value > 0 for value in seeds)} of "
-        f"{len(seeds)} seeds."
-    )
-
-
-def before_after_table(record: Mapping[str, Any]) -> list[str]:
-    ((_, variant),) = record["variants"].items()
-    seeds = variant["seeds"]
-    lines = [
-        f"\n### {record['data_set'].capitalize()}: before and after RL, seeds {', '.join(map(str, seeds))}\n",
-        "| split | metric | before | after | difference (95% interval) | "
-        + " | ".join(f"seed {s}" for s in seeds)
-        + " |",
-        "|---|---|---|---|---|" + "---|" * len(seeds),
-    ]
-    for split in SPLITS:
-        for label, figures in variant[split].items():
-            each = [short(figures["by_seed"][str(seed)], "+") for seed in seeds]
-            cells = [split, label, short(figures["before"]), short(figures["after"]), change(figures), *each]
-            lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, *course_table(record)]
-
-
-def ablation_table(record: Mapping[str, Any]) -> list[str]:
-    variants = sorted(record["variants"].items(), key=lambda entry: -entry[1]["valid"]["NDCG@10"]["after"])
-    seeds = sorted({seed for _, variant in variants for seed in variant["seeds"]})
-    lines = [
-        f"\n### {record['data_set'].capitalize()}: {record['study']}, seeds {', '.join(map(str, seeds))}\n",
-        "| variant | valid NDCG@10 | valid HR@50 | test HR@10 | test NDCG@10 | test HR@50 "
-        "| test NDCG@10 minus its SFT (95% interval) |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, variant in variants:
-        valid, test = variant["valid"], variant["test"]
-        shown = [valid["NDCG@10"], valid["HR@50"], *(test[label] for label in METRICS)]
-        cells = [name, *(short(figures["after"]) for figures in shown), change(test["NDCG@10"])]
-        lines.append("| " + " | ".join(cells) + " |")
-    for start, (valid, test) in starts(variants).items():
-        shown = [valid["NDCG@10"], valid["HR@50"], *(test[label] for label in METRICS)]
-        lines.append("| " + " | ".join([start, *(short(figures["before"]) for figures in shown), ""]) + " |")
-    return [*lines, *course_table(record)]
-
-
-def starts(variants: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, tuple[Any, Any]]:
-    """Returns the figures of the models that variants began from, by what the tables call them."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for name, variant in variants:
-        start = ALIGNMENTS[name][0] if name in ALIGNMENTS else "sft"
-        label = {"words": "*SFT, next item alone*", "words_aligned": "*SFT with text tasks*"}.get(start, "*SFT*")
-        found[label] = (variant["valid"], variant["test"])
-    return found
-
-
-def course_table(record: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "\n| variant, seed | steps (kept) | s a step | hit share | entropy | rewards | NDCG@10 in training | stopped |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, variant in record["variants"].items():
-        for one in variant["courses"]:
-            logged = {key: " → ".join(map(short, pair)) for key, pair in one["logged"].items()}
-            rewards = [f"{key[7:]} {value}" for key, value in logged.items() if key.startswith("reward/")]
-            cells = [
-                f"{name}, {one['seed']}",
-                f"{one['num_steps']} ({one['best_step']})",
-                f"{one['s_per_step']:.2f}",
-                *(logged.get(key, "") for key in ("hit_share", "entropy")),
-                "; ".join(rewards),
-                ", ".join(map(short, one["valid_ndcg"])),
-                one.get("stop_reason", "no gain for long" if one["stopped_early"] else ""),
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def page(records: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> str:
-    """Returns the page."""
-    main = [record for record in records if record["study"] == "before_after"]
-    lines = ["# What RL adds to supervised fine-tuning\n", " ".join(map(verdict, main)), ""]
-    lines += [f"`{made['command']}`, commit {made['commit']}; {made['hardware']}; {made['versions']}.\n", NOTES]
-    for record in records:
-        lines += before_after_table(record) if record["study"] == "before_after" else ablation_table(record)
-    if any(record["study"] == "alignment" for record in records):
-        lines += ["", WORDS_NOTE]
-    return "\n".join(lines) + "\n"
-
-
-NOTES = """\
-Every model ranks all users of valid and test with the recipe's beams. Intervals are of the mean over seeds, paired,
-users resampled 10,000 times: they hold what other users would change, not what other seeds would, which the seeds' own
-differences show. RL keeps the checkpoint with the best NDCG@10 on a part of valid, as far as HR@50 is kept, the start
-included, so valid flatters it; nothing is chosen on test. Ablations are ordered by NDCG@10 on all of valid and not
-corrected for many tests.
-
-Second tables: steps taken and the step that was kept (0: the model that RL began from); seconds a step, validations
-included; hit share (questions of which some answer was right), entropy (nats a code) and mean reward by component over
-the first and the last tenth of the training; NDCG@10 of the validations, the first, the best, the last. A reward that
-rises while `rule` and the last NDCG@10 fall is hacked."""
-
-WORDS_NOTE = f"""\
-Alignment needs a backbone that reads words. This one is small ({WORDS_DECODER.num_layers} layers, \
-{WORDS_DECODER.hidden_size} wide, {NUM_WORD_TOKENS:,} byte-level tokens learned from the titles) and has read nothing
-else: it begins from random weights, so what a pretrained one knows of words is not in these rows. Its fine-tuning is
-short too, with {SFT_TASKS["words"]["next_item"]:g} of the next-item examples an epoch, with text tasks and without.
-Steps of RL are as many in every row, so with text tasks fewer of them ask for a next item."""
-
-
-def made_by() -> dict[str, Any]:
-    """Returns what the page says of its making."""
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, check=False, capture_output=True, text=True).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    return {
-        "command": shlex.join(["python", "benchmarks/rl_ablation.py", *map(without_place, sys.argv[1:])]),
-        "commit": commit or "unknown",
-        "hardware": f"{device} ({platform.machine()}), {torch.get_num_threads()} threads",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
-
-
-def without_place(argument: str) -> str:
-    """Returns an argument, or FOLDER where it says where something lies on this machine."""
-    return "FOLDER" if argument.startswith(("/", "~")) else argument
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for data_set in SETS:
@@ -623,11 +394,10 @@ def main() -> None:
         parser.error("say where the files are: --industrial FOLDER, --beauty FOLDER")
     setup_logging()
     torch.set_num_threads(arguments.threads)
-    records, made = collect(train_all(arguments)), made_by()
+    records = collect(train_all(arguments))
+    notes = [WORDS_NOTE] if "alignment" in arguments.studies else []
     path = arguments.page or arguments.work / "rl_ablation.md"
-    with atomic_path(path) as temporary:
-        temporary.write_text(page(records, made), encoding="utf-8")
-    write_json(path.with_suffix(".json"), {"made": made, "studies": records})
+    write_page(records, made_by(), notes, path)
     print(path.read_text(encoding="utf-8"))
 
 
