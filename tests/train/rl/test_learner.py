@@ -113,8 +113,8 @@ def test_an_epoch_smaller_than_a_roll_out_is_one(make: Make) -> None:
 
 def test_no_two_roll_outs_have_one_number_whatever_an_epochs_length(make: Make) -> None:
     learner = make({"tasks": {"next_item": 0.6}, "training": {"accumulation_steps": 2}})
-    plans = [batch.plan for epoch in range(6) for batch in learner.micro_batches(epoch)]
-    lengths = {len(learner.micro_batches(epoch)) for epoch in range(6)}
+    plans = [batch.plan for epoch in range(30) for batch in learner.micro_batches(epoch)]
+    lengths = {len(learner.micro_batches(epoch)) for epoch in range(30)}
     assert len(lengths) > 1, "fractional weights draw"
     assert len({plan.number for plan in plans}) == len({id(plan) for plan in plans})
     numbers = [plan.number for plan in plans]

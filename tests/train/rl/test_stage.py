@@ -130,7 +130,8 @@ rl(config_from_mapping(RlConfig, json.loads(sys.argv[2])), Run(Path(sys.argv[1])
 
 
 def test_a_process_killed_by_a_signal_resumes_too(run: Run, settings: Settings, curve: Curve) -> None:
-    config = settings(**HARD | {"training": {**HARD["training"], "checkpoint_every_s": 0.0, "max_steps": 9}})
+    training = {**HARD["training"], "checkpoint_every_s": 0.0, "max_steps": 9}
+    config = settings(**HARD | {"training": training, "reference": {"kind": "frozen"}})
     whole = Run(Path(shutil.copytree(run.folder, run.folder.with_name("whole"))))
     rl(config, whole, seed=0)
     command = [sys.executable, "-c", PROGRAM, str(run.folder), json.dumps(config_to_mapping(config))]
@@ -186,6 +187,7 @@ def test_a_reward_for_wrong_answers_is_stopped_and_leaves_the_model_as_it_was(
     assert weights(run) == weights(run, "model")
     assert "no validation was better than the one before the first step" in caplog.text
     assert curve(run)[0]["step"] == 0
+    assert {"valid_score", "valid_ndcg@10", "valid_hr@50"} <= curve(run)[0].keys(), "though there are 12 items"
     manifest = json.loads(run.manifest_path.read_text())
     assert manifest["stages"]["rl"]["metrics"]["stop_reason"] == result.metrics["stop_reason"]
 
@@ -235,7 +237,7 @@ def test_tasks_of_titles_and_semantic_ids_are_learned_together(chat_run: Run, se
 
 @pytest.mark.parametrize("parameters", ["sid-rows", "lora"])
 def test_only_what_is_asked_for_trains(chat_run: Run, settings: Settings, parameters: str) -> None:
-    config = settings(**CHAT | {"parameters": parameters, "lora": {"target_modules": ("q_proj",), "dropout": 0.5}})
+    config = settings(**CHAT | {"parameters": parameters, "lora": {"target_modules": ("q_proj",)}})
     result = rl(config, chat_run, seed=0)
     before, after = (load_file(chat_run.path(f"{name}/model.safetensors")) for name in ("model", "rl/model"))
     assert result.metrics["best_step"] in (0, 3)
@@ -272,9 +274,10 @@ def test_a_missing_input_names_the_command_that_makes_it(run: Run, settings: Set
         rl(settings(rewards={"rule": 1.0, "semantic": 1.0}), run, seed=0)
 
 
-def test_preferences_need_no_rewards(run: Run, settings: Settings) -> None:
+def test_preferences_need_no_rewards(run: Run, settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     config = settings(objective="dpo", rewards={"semantic": 1.0}, training={"max_steps": 1})
     assert rl(config, run, seed=0).metrics["num_steps"] == 1
+    assert "nothing reads rewards, rollout" in caplog.text
 
 
 def test_a_model_of_another_catalog_is_refused(run: Run, settings: Settings) -> None:

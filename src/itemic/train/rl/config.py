@@ -123,7 +123,8 @@ class RlConfig:
     parameters: TrainedPart = "all"
     """What trains: everything, the rows of the SID tokens alone, or those and LoRA adapters."""
     lora: LoraConfig = field(default_factory=LoraConfig)
-    """Shape of the adapters for ``parameters: lora``."""
+    """Shape of the adapters for ``parameters: lora``; nothing is dropped, for the policy that learns must be the one
+    that answered."""
     max_history: int = 0
     """Most items before a target; 0 is what the model was fine-tuned with."""
     newest_share: float = 1.0
@@ -156,6 +157,8 @@ class RlConfig:
             raise ConfigError(f"newest_share: expected above 0 and at most 1, found {self.newest_share}")
         if self.objective == "grpo" and self.rollout.group_size < 2:
             raise ConfigError("rollout.group_size: expected at least 2, for advantages compare the answers of a group")
+        if self.lora.dropout not in (0, LoraConfig.dropout):
+            raise ConfigError(f"lora.dropout {self.lora.dropout}: RL drops nothing; leave it out")
 
     @property
     def needs_reference(self) -> bool:
@@ -166,3 +169,19 @@ class RlConfig:
     def needs_old_logprobs(self) -> bool:
         """Whether the policy that learns is another one than the policy that answered."""
         return self.objective == "grpo" and (self.inner_epochs > 1 or self.steps_per_rollout > 1)
+
+    @property
+    def unread(self) -> list[str]:
+        """Names of the settings that were changed though nothing reads them beside the others."""
+        is_grpo, default = self.objective == "grpo", RlConfig()
+        draws_negatives = not is_grpo and self.preference.negatives == "uniform"
+        is_read = {
+            "grpo": is_grpo,
+            "rewards": is_grpo,
+            "preference": not is_grpo,
+            "rollout": not draws_negatives or self.rollout.temperature != 1,
+            "exclude_history": not draws_negatives,
+            "reference": self.needs_reference,
+            "lora": self.parameters == "lora",
+        }
+        return [name for name, read in is_read.items() if not read and getattr(self, name) != getattr(default, name)]

@@ -57,6 +57,8 @@ def rl(config: RlConfig, run: Run, *, seed: int, force: bool = False) -> StageRe
         CatalogError: if the model speaks another catalog.
         ConfigError: if a task, reward or setting cannot be honoured.
     """
+    if config.unread:
+        log.warning("rl: with these settings nothing reads %s", ", ".join(config.unread))
     inputs = {
         "dataset": run.require("dataset", "prepare"),
         "catalog": run.require("catalog", "tokenize"),
