@@ -311,3 +311,13 @@ def test_without_a_validation_split_the_last_model_is_kept(
     assert "rl: no validation split" in caplog.text
     assert all("loss" in line for line in curve(run))
     assert weights(run) != weights(run, "model")
+
+
+def test_in_bf16_the_first_update_still_has_ratio_one_and_no_divergence(
+    run: Run, settings: Settings, curve: Curve
+) -> None:
+    training = {"max_steps": 2, "mixed_precision": "bf16", "accumulation_steps": 2}
+    rl(settings(inner_epochs=2, training=training), run, seed=0)
+    first = next(line for line in curve(run) if "loss" in line)
+    assert first["clip_fraction"] == first["kl"] == 0.0
+    assert abs(first["loss"]) < 1e-6
