@@ -163,7 +163,7 @@ def test_every_setting_changes_something(
 ) -> None:
     start: dict[str, Any] = {
         "steps_per_rollout": 2,
-        "training": {"max_steps": 4, "validate_every_steps": 4, "validate_at_start": False},
+        "training": {"max_steps": 3, "validate_every_steps": 3, "validate_at_start": False},
         "grpo": {"beta": 0.05},
         "guards": {"min_valid_score": 0.0, "max_kl": 0.0},
     }
