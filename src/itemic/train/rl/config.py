@@ -115,9 +115,10 @@ class RlConfig:
     """For ``dpo`` and ``s-dpo``."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How candidates are found."""
-    rewards: Mapping[str, float] = field(default_factory=lambda: {"rule": 1.0, "rank": 1.0})
-    """Weight of each reward in the sum; rule and rank together are the paper's hybrid. Names of itemic, or your own as
-    package.module:function. A weight of 0 computes and logs a reward, no more."""
+    rewards: Mapping[str, float] = field(default_factory=lambda: {"rule": 1.0, "rank-if-hit": 1.0})
+    """Weight of each reward in the sum: rule and rank-if-hit are the hybrid of MiniOneRec's code, rule and rank that of
+    its paper, with which lists got worse here. Names of itemic, or your own as package.module:function. A weight of 0
+    computes and logs a reward, no more."""
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     """What the policy is held to."""
     parameters: TrainedPart = "all"
