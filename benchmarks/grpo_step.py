@@ -47,6 +47,7 @@ Candidates = Literal["beams", "random"]
 Allocator = Literal["tuned", "default"]
 Side = Literal["repeated", "repeated, legal", "packed"]
 SIDES: tuple[Side, ...] = ("repeated", "repeated, legal", "packed")
+CHECKED_SIDES: tuple[Side, ...] = ("packed", "repeated, legal")
 PEAK_SIDES: tuple[Side, ...] = ("repeated", "packed")
 CPU = torch.device("cpu")
 MEBIBYTE = 1 << 20
@@ -86,6 +87,20 @@ class BenchmarkConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Differences:
+    """Largest differences between the packed side and the repeated one with legal codes."""
+
+    logprob: float
+    """Of a log-probability in float32, nats."""
+    exact_logprob: float
+    """The same with weights in float64; what a network casts to float32 itself, norms say, stays so."""
+    rounding: float
+    """Of the repeated side in float32 from itself in float64: what float32 is good for."""
+    gradient: float
+    """Of a parameter's gradient in float32, relative to its norm."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Speed:
     """A line of the table of speeds; seconds of each side in each round, without and with AdamW."""
 
@@ -93,8 +108,7 @@ class Speed:
     with_adamw: dict[Side, list[float]]
     num_parameters: int
     num_packed_tokens: int
-    logprob_difference: float
-    gradient_difference: float
+    differences: Differences
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,7 +124,7 @@ class Case:
 
     def step(self, side: Side) -> Tensor:
         """Returns the policy's log-probabilities (B, G, L); leaves the gradient of GRPO's loss in the network."""
-        logprobs_of = self._packed if side == "packed" else self._repeated(side)
+        logprobs_of = self.logprobs_of(side)
         with torch.no_grad():
             reference = logprobs_of(self.reference)
         logprobs = logprobs_of(self.model)
@@ -127,6 +141,10 @@ class Case:
         loss, _ = grpo_loss(logprobs, batch, GrpoConfig(beta=0.04))
         loss.mean().backward()
         return logprobs.detach()
+
+    def logprobs_of(self, side: Side) -> Callable[[SidModel], Tensor]:
+        """Returns how a side gets a model's log-probabilities (B, G, L)."""
+        return self._packed if side == "packed" else self._repeated(side)
 
     def _packed(self, model: SidModel) -> Tensor:
         rows = pack_candidates(self.prompts, self.leaf, self.answers, CPU)
@@ -192,9 +210,9 @@ def main(config: BenchmarkConfig) -> None:
     ]
     print(
         "| model | B | candidates | allocator | tokens repeated / packed | repeated | repeated, legal | packed | ratio "
-        "| ratio, legal | with AdamW | log-probs | gradients |"
+        "| ratio, legal | with AdamW | log-probs (rounding) | in float64 | gradients |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+    print(f"{'|---' * 14}|")
     for line in lines:
         print_speed(config, *line, in_own_process(measure_speed, config, *line))
     print("\n| model | B | candidates | allocator | repeated | packed | share |")
@@ -227,8 +245,7 @@ def measure_speed(config: BenchmarkConfig, model: ModelName, candidates: Candida
         with_adamw=full,
         num_parameters=sum(parameter.numel() for parameter in case.model.network.parameters()),
         num_packed_tokens=pack_candidates(case.prompts, case.leaf, case.answers, CPU).num_tokens,
-        logprob_difference=differences[0],
-        gradient_difference=differences[1],
+        differences=differences,
     )
 
 
@@ -310,23 +327,40 @@ def timed_update(case: Case, optimizer: torch.optim.Optimizer, side: Side) -> tu
     return without, time.perf_counter() - begin
 
 
-def check(case: Case) -> tuple[float, float]:
-    """Returns the largest difference of a log-probability, in nats, and of a gradient, relative to its norm.
+def check(case: Case) -> Differences:
+    """Returns how far the packed side is from the repeated one with legal codes.
 
     Raises:
-        SystemExit: if either is more than rounding.
+        SystemExit: if log-probabilities differ by more than 1e-5 in float64, or in float32 by more than that and twice
+            the peer's own rounding; or gradients by more than 1e-4 of their norm.
     """
     found, gradients = {}, {}
-    for side in ("repeated, legal", "packed"):
+    for side in CHECKED_SIDES:
         found[side] = case.step(side)
         gradients[side] = [parameter.grad for parameter in case.model.network.parameters()]
         case.model.network.zero_grad()
-    logprobs = float((found["packed"] - found["repeated, legal"]).abs().max())
-    pairs = zip(gradients["packed"], gradients["repeated, legal"], strict=True)
-    relative = max(float((mine - theirs).norm() / theirs.norm()) for mine, theirs in pairs)
-    if logprobs > 1e-5 or relative > 1e-4:
-        raise SystemExit(f"the sides differ: log-probabilities by {logprobs:.1e}, gradients by {relative:.1e}")
-    return logprobs, relative
+    packed, repeated = (found[side] for side in CHECKED_SIDES)
+    pairs = zip(*(gradients[side] for side in CHECKED_SIDES), strict=True)
+    exact, expected = exact_logprobs(case)
+    differences = Differences(
+        logprob=float((packed - repeated).abs().max()),
+        exact_logprob=float((exact - expected).abs().max()),
+        rounding=float((repeated - expected).abs().max()),
+        gradient=max(float((mine - theirs).norm() / theirs.norm()) for mine, theirs in pairs),
+    )
+    is_equal = differences.exact_logprob < 1e-5 and differences.logprob < max(1e-5, 2 * differences.rounding)
+    if not is_equal or not differences.gradient < 1e-4:
+        raise SystemExit(f"the sides differ: {differences}")
+    return differences
+
+
+@torch.no_grad()
+def exact_logprobs(case: Case) -> tuple[Tensor, Tensor]:
+    """Returns the packed and the repeated log-probabilities in float64; the weights are as before afterwards."""
+    case.model.network.double()
+    packed, repeated = (case.logprobs_of(side)(case.model) for side in CHECKED_SIDES)
+    case.model.network.float()
+    return packed, repeated
 
 
 def print_speed(
@@ -344,7 +378,8 @@ def print_speed(
     columns += [f"{np.median(without[side]):.3g} s" for side in SIDES]
     columns += [f"**{ratio(without, 'repeated')}**", ratio(without, "repeated, legal")]
     columns += [ratio(speed.with_adamw, "repeated")]
-    columns += [f"{speed.logprob_difference:.0e}", f"{speed.gradient_difference:.0e}"]
+    found = speed.differences
+    columns += [f"{found.logprob:.1e} ({found.rounding:.1e})", f"{found.exact_logprob:.0e}", f"{found.gradient:.0e}"]
     print(f"| {' | '.join(map(str, columns))} |", flush=True)
 
 
