@@ -19,7 +19,8 @@ def guard(**bounds: float) -> CollapseGuard:
 def test_the_score_falls_as_far_as_the_list_narrows() -> None:
     assert guarded_score(0.5, 0.8, 0.8) == 0.5
     assert guarded_score(0.5, 0.9, 0.8) == 0.5
-    assert guarded_score(0.6, 0.2, 0.8) == pytest.approx(0.6 / 4)
+    assert guarded_score(0.5, 0.79, 0.8) == 0.5
+    assert guarded_score(0.6, 0.2, 0.8) == pytest.approx(0.6 / 4 / 0.98)
     assert guarded_score(0.0, 0.0, 0.0) == 0.0
     assert guarded_score(0.3, 0.1, 0.0) == 0.3
 
