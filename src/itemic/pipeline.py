@@ -28,6 +28,7 @@ from itemic.evaluate.report.report import report
 from itemic.inference import TrainedRun, load_trained
 from itemic.recipe import ComparisonConfig, Recipe
 from itemic.sid.tokenize import tokenize
+from itemic.train.rl.rewards.custom import check_custom_rewards
 from itemic.train.rl.stage import rl
 from itemic.train.sft import align, sft
 
@@ -183,13 +184,15 @@ def run_recipe(recipe: Recipe, *, stages: Sequence[str] = (), force: bool = Fals
         force: Runs even what is unchanged.
 
     Raises:
-        ConfigError: if a stage does not exist.
+        ConfigError: if a stage does not exist, or a reward of the user's cannot be imported.
         ItemicError: as the stages do.
     """
     unknown = [name for name in stages if name not in STAGES]
     if unknown:
         raise ConfigError(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
     wanted = [name for name in STAGES if (name in stages if stages else _is_in(recipe, name))]
+    if "rl" in wanted and recipe.rl is not None and recipe.rl.objective == "grpo":
+        check_custom_rewards(recipe.rl.rewards)
     return [run_stage(recipe, name, force=force) for name in wanted]
 
 

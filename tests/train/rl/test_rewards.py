@@ -14,12 +14,19 @@ import torch
 from itemic.baselines import SASRec, SASRecConfig
 from itemic.core.errors import ArtifactError, ConfigError
 from itemic.core.files import text_hash, write_arrays
+from itemic.data.prepare import PrepareConfig
+from itemic.data.sources.table import TableConfig
 from itemic.decode.trie import Trie
+from itemic.pipeline import STAGES, run_recipe
+from itemic.recipe import Recipe
 from itemic.train.rl.answers import Answers, AnswerTree, Question
+from itemic.train.rl.config import RlConfig
 from itemic.train.rl.rewards import REWARDS, RewardSources, check_rewards, make_rewards, sum_rewards
 from itemic.train.rl.rewards import collaborative as collaborative_module
 from itemic.train.rl.rewards.collaborative import collaborative, fit_or_load
+from itemic.train.rl.rewards.custom import check_custom_rewards, custom_files, load_reward
 from itemic.train.rl.rewards.semantic import semantic
+from itemic.train.rl.stage import rl
 
 NUM_ITEMS = 12
 CODES = [[item // 4, item % 4, 0] for item in range(NUM_ITEMS)]
@@ -264,7 +271,7 @@ def test_what_a_user_s_reward_says_of_no_candidate_does_not_matter(sources, impo
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("no_such_module:judge", "cannot import no_such_module: no such module; install it, or put its folder"),
+        ("no_such_module:judge", "cannot import no_such_module: no such module in .*; start there where it lies"),
         ("needs_another:judge", "cannot import needs_another: No module named 'another_that_is_missing'"),
         ("is_broken:judge", "cannot import is_broken: ZeroDivisionError"),
         ("is_fine:judges", "is_fine has no judges; did you mean judge?"),
@@ -280,6 +287,53 @@ def test_an_import_that_leads_nowhere_says_why(sources, import_module, name, pro
     check_rewards({name: 1.0})
     with pytest.raises(ConfigError, match=problem):
         make_rewards({name: 1.0}, sources)
+    with pytest.raises(ConfigError, match=problem):
+        check_custom_rewards({"rule": 1.0, name: 1.0})
+
+
+def test_an_error_in_a_user_s_reward_says_which_and_where(sources, import_module):
+    import_module("loses_its_way", "def judge(answers):\n    rows = answers.item\n    return answers.itme\n")
+    reward = make_rewards({"loses_its_way:judge": 1.0}, sources)["loses_its_way:judge"]
+    problem = r"reward 'loses_its_way:judge': raised AttributeError: .*itme.*loses_its_way.py:3\)"
+    with pytest.raises(ConfigError, match=problem) as caught:
+        reward(answers([[1, 0]], [[3]]))
+    assert isinstance(caught.value.__cause__, AttributeError)
+
+
+def test_an_error_in_an_import_says_where(import_module):
+    import_module("is_broken", "\n1 / 0\n")
+    with pytest.raises(ConfigError, match=r"ZeroDivisionError: division by zero \(.*is_broken.py:2\)"):
+        check_custom_rewards(["is_broken:judge"])
+
+
+def test_a_module_in_the_current_folder_is_found(tmp_path, monkeypatch):
+    (tmp_path / "beside_the_recipe.py").write_text("def judge(answers):\n    return answers.leaf.float()\n")
+    monkeypatch.chdir(tmp_path)
+    searched = list(sys.path)
+    assert custom_files({"rule": 1.0, "beside_the_recipe:judge": 1.0}) == {
+        "reward beside_the_recipe:judge": tmp_path / "beside_the_recipe.py"
+    }
+    assert sys.path == searched
+
+
+def test_a_function_from_elsewhere_has_two_files_and_one_without_any_is_warned_of(import_module, tmp_path, caplog):
+    import_module("has_the_body", "def judge(answers): ...\n")
+    import_module("has_the_name", "from has_the_body import judge\n")
+    assert custom_files(["has_the_name:judge"]) == {
+        "reward has_the_name:judge": tmp_path / "has_the_name.py",
+        "reward has_the_name:judge, function": tmp_path / "has_the_body.py",
+    }
+    assert custom_files(["math:sqrt"]) == {}
+    assert "reward 'math:sqrt' has no source file" in caplog.text
+
+
+def test_an_edited_reward_is_imported_again(import_module, tmp_path):
+    some = answers([[1, 0]], [[3]])
+    import_module("edited_body", "def judge(answers):\n    return answers.leaf + 1.0\n")
+    import_module("edited_name", "from edited_body import judge\n")
+    assert_rewards(load_reward("edited_name:judge")(some), [[2, 1]])
+    (tmp_path / "edited_body.py").write_text("def judge(answers):\n    return answers.leaf + 100.0\n")
+    assert_rewards(load_reward("edited_name:judge")(some), [[101, 100]])
 
 
 # Names, weights, sums.
@@ -355,3 +409,21 @@ def test_rewards_are_computed_where_the_answers_lie(sources, dataset, codes):
     rewards["collaborative"] = partial(collaborative, judge=judge)
     total, components = sum_rewards(rewards, dict.fromkeys(rewards, 1.0), moved)
     assert {values.device for values in (total, *components.values())} == {meta}
+
+
+def test_the_stage_runs_again_after_a_reward_was_edited(run, settings, import_module):
+    body = "def judge(answers):\n    return answers.item % {} == 0\n"
+    import_module("shop_rewards", body.format(2))
+    config = settings(rewards={"shop_rewards:judge": 1.0}, training={"max_steps": 1}, max_valid_examples=1)
+    rl(config, run, seed=0)
+    assert rl(config, run, seed=0).skipped
+    import_module("shop_rewards", body.format(3))
+    assert not rl(config, run, seed=0).skipped
+
+
+def test_a_recipe_s_own_rewards_are_imported_before_its_first_stage(monkeypatch):
+    monkeypatch.setitem(STAGES, "prepare", lambda *_: pytest.fail("a stage has begun"))
+    mistyped = RlConfig(rewards={"no_such_module:judge": 1.0})
+    recipe = Recipe(prepare=PrepareConfig(source=TableConfig(interactions="log.csv", items="items.csv")), rl=mistyped)
+    with pytest.raises(ConfigError, match="cannot import no_such_module"):
+        run_recipe(recipe)

@@ -30,6 +30,7 @@ from itemic.train.rl.learner import RlLearner
 from itemic.train.rl.policy_loss import PolicyLoss, objective_of
 from itemic.train.rl.questions import QuestionBank, answer_trees, check_question_tasks
 from itemic.train.rl.reference import make_reference
+from itemic.train.rl.rewards.custom import custom_files
 from itemic.train.rl.rewards.registry import make_rewards
 from itemic.train.rl.rewards.sources import RewardSources
 from itemic.train.stage import TrainingPlace, run_training_stage
@@ -66,6 +67,8 @@ def rl(config: RlConfig, run: Run, *, seed: int, force: bool = False) -> StageRe
     }
     if config.objective == "grpo" and "semantic" in config.rewards:
         inputs["embeddings"] = run.require("embeddings.safetensors", "embed")
+    if config.objective == "grpo":
+        inputs |= custom_files(config.rewards)
 
     max_history = config.max_history or find_model(run, "sft").max_history
 
