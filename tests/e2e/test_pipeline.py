@@ -82,7 +82,7 @@ def test_a_run_killed_in_training_resumes_to_the_same_loss_curve(recipe: WriteRe
     main(["run", str(path), "--run", str(whole), *stages])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command("run", str(path), "--run", str(killed), *stages), env=environment)
-    log = killed / "sft.jsonl"
+    log = killed / "checkpoints" / "sft" / "sft.jsonl"
     deadline = time.monotonic() + 120
     while not (log.is_file() and log.read_text().count("\n") >= 5):
         assert process.poll() is None, "the run ended before it could be killed"
@@ -91,7 +91,8 @@ def test_a_run_killed_in_training_resumes_to_the_same_loss_curve(recipe: WriteRe
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "model").exists()
-    assert len(curve(killed)) < len(curve(whole))
+    assert not (killed / "sft.jsonl").exists()
+    assert log.read_text().count("\n") < len(curve(whole))
     main(["run", str(path), "--run", str(killed), *stages])
     assert curve(killed) == curve(whole)
     same = (killed / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"itemic {argv[0]}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print(f"itemic {argv[0]}: interrupted; run it again to go on", file=sys.stderr)
+        print(f"itemic {argv[0]}: interrupted; run it again with the same flags to go on", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -100,7 +100,11 @@ def load_checkpoint(
         return None
     progress = Progress(**read_json(folder / "progress.json"))
     if progress.fingerprint != fingerprint:
-        log.warning("%s: of other settings or data; training starts over", folder)
+        log.warning(
+            "%s: of other settings, seed or data, so it cannot go on; training starts over and replaces it. To go on "
+            "instead, stop now and run it with the flags that it began with",
+            folder,
+        )
         return None
     load_parameters(folder / "parameters.safetensors", module)
     _restore_optimizer(folder / "optimizer.safetensors", optimizer)

@@ -198,7 +198,14 @@ class Learner(Protocol):
 
 
 def train(
-    learner: Learner, config: TrainConfig, *, folder: Path, log_path: Path, fingerprint: str, seed: int
+    learner: Learner,
+    config: TrainConfig,
+    *,
+    folder: Path,
+    log_path: Path,
+    fingerprint: str,
+    seed: int,
+    tracker_folder: Path | None = None,
 ) -> TrainResult:
     """Trains ``learner.module`` in place and leaves it with its best parameters.
 
@@ -212,11 +219,12 @@ def train(
         log_path: JSON lines; see ``docs/conventions.md`` for the keys.
         fingerprint: Hash of all that decides the result; a checkpoint with another one is not resumed.
         seed: The run's seed.
+        tracker_folder: Where trackers write; None takes the log's folder.
 
     Raises:
         ConfigError: if the loss is no longer finite, or the device or a tracker is not there.
     """
-    loop = _Loop(learner, config, folder, log_path, fingerprint, seed)
+    loop = _Loop(learner, config, folder, log_path, fingerprint, seed, tracker_folder or log_path.parent)
     return loop.run()
 
 
@@ -224,10 +232,17 @@ class _Loop:
     """State of one training."""
 
     def __init__(
-        self, learner: Learner, config: TrainConfig, folder: Path, log_path: Path, fingerprint: str, seed: int
+        self,
+        learner: Learner,
+        config: TrainConfig,
+        folder: Path,
+        log_path: Path,
+        fingerprint: str,
+        seed: int,
+        tracker_folder: Path,
     ) -> None:
         self.learner, self.config, self.folder, self.log_path, self.seed = learner, config, folder, log_path, seed
-        self.accelerator = _make_accelerator(config, log_path.parent)
+        self.accelerator, self.tracker_folder = _make_accelerator(config, tracker_folder), tracker_folder
         self.device: torch.device = self.accelerator.device
         seed_everything(derive_seed(seed, "train"))
         self.bare_module = learner.module.to(self.device)
@@ -427,7 +442,7 @@ class _Loop:
             else:
                 (self.folder / "best.safetensors").unlink(missing_ok=True)
         if self.config.trackers:
-            self.accelerator.init_trackers(f"{self.log_path.parent.name}-{self.log_path.stem}")
+            self.accelerator.init_trackers(f"{self.tracker_folder.name}-{self.log_path.stem}")
         self.accelerator.wait_for_everyone()
 
     def _steps(self, epoch: int) -> list[Sequence[Any]]:

@@ -1,8 +1,10 @@
 """What every stage that trains a model has in common: its fingerprint, checkpoints, log, and the folder it leaves.
 
-Knows no losses: the stage brings a function that trains.
+A training writes nothing but checkpoints until it ends: model and log of the one before stay together until both are
+replaced. Knows no losses: the stage brings a function that trains.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -12,12 +14,14 @@ from typing import Any
 
 from itemic.core.config import config_to_mapping
 from itemic.core.errors import ConfigError
-from itemic.core.files import path_hash, text_hash
+from itemic.core.files import atomic_path, path_hash, text_hash
 from itemic.core.run import Run, StageResult
 from itemic.model.sid_model import SidModel
 from itemic.train.loop import TrainResult
 
 __all__ = ["TrainingPlace", "run_training_stage"]
+
+log = logging.getLogger("itemic")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +29,11 @@ class TrainingPlace:
     """Where a training keeps what it needs to go on after a kill."""
 
     folder: Path
-    """For checkpoints; removed at the end."""
+    """For checkpoints and the log; removed at the end."""
     log_path: Path
-    """JSON lines."""
+    """JSON lines, in that folder."""
+    tracker_folder: Path
+    """Where trackers write."""
     fingerprint: str
     """Hash of all that decides the result."""
     seed: int
@@ -37,6 +43,7 @@ class TrainingPlace:
         return {
             "folder": self.folder,
             "log_path": self.log_path,
+            "tracker_folder": self.tracker_folder,
             "fingerprint": self.fingerprint,
             "seed": self.seed,
         }
@@ -74,9 +81,20 @@ def run_training_stage(
     def work() -> dict[str, Any]:
         fingerprint = text_hash(str(settings), str(seed), *(path_hash(path) for path in inputs.values()))
         checkpoints, log_path = run.path(f"checkpoints/{name}"), run.path(f"{folder}{name}.jsonl")
-        place = TrainingPlace(folder=checkpoints, log_path=log_path, fingerprint=fingerprint, seed=seed)
+        place = TrainingPlace(
+            folder=checkpoints,
+            log_path=checkpoints / log_path.name,
+            tracker_folder=log_path.parent,
+            fingerprint=fingerprint,
+            seed=seed,
+        )
+        _log_settings(name, config, seed)
+        _recover_log(place, log_path)
         model, result = train_model(place)
-        model.save(run.path(f"{folder}model"))
+        with atomic_path(log_path) as temporary:
+            # A copy, so that a kill before the end finds the checkpoint's log where it was.
+            shutil.copyfile(place.log_path, temporary)
+            model.save(run.path(f"{folder}model"))
         shutil.rmtree(checkpoints, ignore_errors=True)
         figures = {
             "num_parameters": sum(parameter.numel() for parameter in model.network.parameters()),
@@ -98,6 +116,28 @@ def _refuse_several_processes() -> None:
             f"WORLD_SIZE {os.environ['WORLD_SIZE']}: the stages write one run folder from one process; the loop itself "
             "(itemic.train.loop) runs data-parallel"
         )
+
+
+def _recover_log(place: TrainingPlace, log_path: Path) -> None:
+    """Puts the log beside a checkpoint that has none, as trainings once left it where the finished log lies."""
+    if (place.folder / "last").is_dir() and not place.log_path.exists() and log_path.exists():
+        shutil.copyfile(log_path, place.log_path)
+
+
+def _log_settings(name: str, config: Any, seed: int) -> None:
+    """Logs the settings that are not the defaults, so that one kept from an earlier run of the stage is seen."""
+    defaults = _flat(config_to_mapping(type(config)()))
+    changed = {key: value for key, value in _flat(config_to_mapping(config)).items() if defaults.get(key) != value}
+    settings = [*(f"{key}={value}" for key, value in changed.items()), f"seed={seed}"]
+    log.info("%s: %s; all else by default", name, ", ".join(settings))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _deciding_settings(config: Any) -> dict[str, Any]:

@@ -141,6 +141,30 @@ def test_a_process_killed_by_a_signal_resumes_too(run: Run, settings: Settings, 
     assert weights(run) == weights(whole)
 
 
+def test_a_second_training_that_fails_leaves_model_and_log_of_the_first(
+    run: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    rl(settings(training={"max_steps": 2}), run, seed=0)
+    assert "max_history=4, " in caplog.text
+    assert "training.max_steps=2, " in caplog.text
+    assert "seed=0; all else by default" in caplog.text
+    log, before = run.path("rl/rl.jsonl").read_bytes(), weights(run)
+    second = settings(training={"max_steps": 4, "checkpoint_every_s": 0.0})
+    kill_at(monkeypatch, 3)
+    with pytest.raises(Killed):
+        rl(second, run, seed=0)
+    assert (run.path("rl/rl.jsonl").read_bytes(), weights(run)) == (log, before)
+    assert run.path("checkpoints/rl/rl.jsonl").read_bytes() != log
+    monkeypatch.undo()
+    caplog.clear()
+    rl(second, run, seed=0)
+    assert "resuming at step 2" in caplog.text
+    steps = [json.loads(line)["step"] for line in run.path("rl/rl.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2, 3, 4, 4]
+    assert not run.path("checkpoints/rl").exists()
+
+
 LEARNING: dict[str, dict[str, Any]] = {
     "beam": {},
     "gumbel": {"rollout": {"sampler": "gumbel"}},
@@ -200,7 +224,7 @@ def test_a_run_killed_after_it_was_stopped_does_not_train_on(
         patch.setattr(SidModel, "save", kill)
         with pytest.raises(Killed):
             rl(config, run, seed=0)
-    before = curve(run)
+    before = curve(Run(run.path("checkpoints")))  # where the log lies until the model is there
     with monkeypatch.context() as patch:
         kill_at(patch, 1)
         result = rl(config, run, seed=0)

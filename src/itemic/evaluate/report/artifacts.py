@@ -26,6 +26,12 @@ __all__ = ["EmbeddingFile", "ModelFiles", "RunArtifacts", "TrainingLog", "read_a
 Record = Mapping[str, Any]
 
 STAGE_NAME = "report"
+_LOGS = {
+    "training": ("sft.jsonl", "checkpoints/sft/sft.jsonl"),
+    "alignment": ("align/align.jsonl", "checkpoints/align/align.jsonl"),
+    "reinforcement": ("rl/rl.jsonl", "checkpoints/rl/rl.jsonl"),
+}
+LOG_NAMES = tuple(name for names in _LOGS.values() for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +113,9 @@ def read_artifacts(run: Run) -> RunArtifacts:
         quality=_optional_json(run.path("catalog") / "quality.json"),
         has_sid_page=run.path("sids.html").is_file(),
         embeddings=_read_embeddings(run.path("embeddings.safetensors")),
-        training=_optional_log(run.path("sft.jsonl")),
-        alignment=_optional_log(run.path("align") / "align.jsonl"),
-        reinforcement=_optional_log(run.path("rl") / "rl.jsonl"),
+        training=_read_log(run, *_LOGS["training"]),
+        alignment=_read_log(run, *_LOGS["alignment"]),
+        reinforcement=_read_log(run, *_LOGS["reinforcement"]),
         model=_read_model(run.path("model")) if (run.path("model") / "config.json").is_file() else None,
         metrics=metrics,
         rankings=_read_rankings(run.path("rankings"), metrics),
@@ -182,8 +188,10 @@ def _read_embeddings(path: Path) -> EmbeddingFile | None:
         raise ArtifactError(f"{path}: not the embeddings of a run: {error}") from None
 
 
-def _optional_log(path: Path) -> TrainingLog | None:
-    return read_training_log(path) if path.is_file() else None
+def _read_log(run: Run, finished: str, under_way: str) -> TrainingLog | None:
+    """Returns the log of the training that made the model or, before there is one, of the one under way."""
+    paths = (run.path(name) for name in (finished, under_way))
+    return next((read_training_log(path) for path in paths if path.is_file()), None)
 
 
 def _read_rankings(folder: Path, metrics: Record | None) -> dict[str, pl.DataFrame]:

@@ -16,7 +16,7 @@ from itemic.core.files import atomic_path, text_hash
 from itemic.core.page.page import write_json_script
 from itemic.core.run import Run, StageResult
 from itemic.core.seeds import derive_rng
-from itemic.evaluate.report.artifacts import STAGE_NAME, RunArtifacts, read_artifacts
+from itemic.evaluate.report.artifacts import LOG_NAMES, STAGE_NAME, RunArtifacts, read_artifacts
 from itemic.evaluate.report.figures import palette
 from itemic.evaluate.report.focus import Standing, pick_cutoff, standing
 from itemic.evaluate.report.page import fill_template
@@ -40,9 +40,7 @@ _INPUTS = (
     "embeddings.safetensors",
     "catalog",
     "sids.html",
-    "align/align.jsonl",
-    "sft.jsonl",
-    "rl/rl.jsonl",
+    *LOG_NAMES,
     "model/config.json",
     "metrics.json",
     "rankings",
