@@ -23,6 +23,8 @@ from itemic.train.sft import SftConfig
 
 __all__ = ["ComparisonConfig", "Recipe", "load_recipe", "override", "with_run"]
 
+_REWARDS = "rl.rewards."
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonConfig(EvaluateConfig):
@@ -131,13 +133,15 @@ def _with_data(value: Any, data: Any, path: Path) -> Any:
 def override(values: dict[str, Any], change: str) -> None:
     """Sets ``a.b.c=value`` in nested mappings, in place; the value is read as YAML.
 
+    Whatever follows ``rl.rewards.`` is one key, for names of rewards may have dots: ``rl.rewards.shop.own:margin=0.1``.
+
     Raises:
         ConfigError: if the change has no ``=``, or leads through something that is no mapping.
     """
     key, equals, text = change.partition("=")
     if not equals:
         raise ConfigError(f"{change!r}: expected key=value, sft.training.epochs=3 say")
-    *parents, last = key.split(".")
+    *parents, last = _keys(key)
     inside = values
     for parent in parents:
         if inside.get(parent) is None:
@@ -149,6 +153,11 @@ def override(values: dict[str, Any], change: str) -> None:
         inside[last] = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"{key}: {text!r} is not a YAML value") from None
+
+
+def _keys(dotted: str) -> list[str]:
+    reward = dotted.removeprefix(_REWARDS)
+    return dotted.split(".") if reward == dotted else [*_REWARDS.split(".")[:-1], reward]
 
 
 def with_run(recipe: Recipe, run: Path | None) -> Recipe:

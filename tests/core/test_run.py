@@ -65,3 +65,8 @@ def test_a_failed_stage_leaves_no_entry(tmp_path: Path) -> None:
     assert run.manifest() == {"stages": {}}
     with pytest.raises(ArtifactError, match="missing; run itemic prepare first"):
         run.require("dataset", "prepare")
+
+
+def test_a_folder_may_be_given_as_text(tmp_path):
+    assert Run(str(tmp_path)) == Run(tmp_path)
+    assert Run(str(tmp_path)).path("model") == tmp_path / "model"

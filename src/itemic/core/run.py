@@ -46,11 +46,15 @@ class StageResult:
     """Seconds the stage took when it ran."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Run:
     """One folder with a pipeline's artefacts and ``manifest.json``."""
 
     folder: Path
+
+    def __init__(self, folder: Path | str) -> None:
+        """Names the folder, which need not be there yet."""
+        object.__setattr__(self, "folder", Path(folder))
 
     @property
     def manifest_path(self) -> Path:

@@ -18,7 +18,7 @@ from itemic.data.prepare import PrepareConfig
 from itemic.data.sources.table import TableConfig
 from itemic.decode.trie import Trie
 from itemic.pipeline import STAGES, run_recipe
-from itemic.recipe import Recipe
+from itemic.recipe import Recipe, override
 from itemic.train.rl.answers import Answers, AnswerTree, Question
 from itemic.train.rl.config import RlConfig
 from itemic.train.rl.rewards import REWARDS, RewardSources, check_rewards, make_rewards, sum_rewards
@@ -375,7 +375,7 @@ def test_weights_scale_the_sum_and_not_the_components(sources):
     ("weights", "problem"),
     [
         ({"ranks": 1.0}, "no reward 'ranks'; did you mean rank?"),
-        ({"shop.rewards.margin": 1.0}, "your own as package.module:function"),
+        ({"shop.rewards.margin": 1.0}, "did you mean shop.rewards:margin?.*your own as package.module:function"),
         ({"shop rewards:margin": 1.0}, "no reward 'shop rewards:margin'"),
         ({"rule": float("nan")}, "reward 'rule': expected a finite weight, found nan"),
         ({"rule": 1.0, "rank": float("inf")}, "reward 'rank': expected a finite weight, found inf"),
@@ -427,3 +427,29 @@ def test_a_recipe_s_own_rewards_are_imported_before_its_first_stage(monkeypatch)
     recipe = Recipe(prepare=PrepareConfig(source=TableConfig(interactions="log.csv", items="items.csv")), rl=mistyped)
     with pytest.raises(ConfigError, match="cannot import no_such_module"):
         run_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("change", "rewards"),
+    [
+        ("rl.rewards.rank=0.5", {"rule": 1.0, "rank": 0.5}),
+        ("rl.rewards.shop:popular=0.1", {"rule": 1.0, "shop:popular": 0.1}),
+        ("rl.rewards.shop.rewards:popular=0.1", {"rule": 1.0, "shop.rewards:popular": 0.1}),
+        ("rl.rewards={'shop.rewards:popular': 0.1}", {"shop.rewards:popular": 0.1}),
+    ],
+)
+def test_a_reward_is_overridden_by_its_name(change, rewards):
+    values = {"rl": {"rewards": {"rule": 1.0}}}
+    override(values, change)
+    assert values == {"rl": {"rewards": rewards}}
+    check_rewards(rewards)
+
+
+def test_the_log_says_what_is_summed_and_warns_of_ranks_alone(sources, caplog):
+    caplog.set_level(logging.INFO, "itemic")
+    make_rewards({"rule": 1.0, "rank-if-hit": 0.25}, sources)
+    assert caplog.messages == ["rewards: rule 1, rank-if-hit 0.25"]
+    make_rewards({"rank-if-hit": 1.0}, sources)
+    assert "rewards: rank-if-hit without rule" in caplog.messages[-1]
+    make_rewards({"rank": 1.0, "rule": 0.0}, sources)  # on purpose, then
+    assert caplog.messages[-1] == "rewards: rank 1, rule 0"

@@ -49,15 +49,20 @@ def check_rewards(weights: Mapping[str, float]) -> None:
     """
     for name, weight in weights.items():
         if name not in REWARDS and not is_import_path(name):
-            nearest = difflib.get_close_matches(name, list(REWARDS), n=1, cutoff=0.0)[0]
             raise ConfigError(
-                f"no reward {name!r}; did you mean {nearest}? There are {', '.join(REWARDS)}, and your own as "
+                f"no reward {name!r}; did you mean {_nearest(name)}? There are {', '.join(REWARDS)}, and your own as "
                 "package.module:function"
             )
         if not math.isfinite(weight):
             raise ConfigError(f"reward {name!r}: expected a finite weight, found {weight}")
     if not any(weights.values()):
         raise ConfigError(f"rewards: expected at least one weight other than 0, found {dict(weights)}")
+
+
+def _nearest(name: str) -> str:
+    """Returns the spelling of ours that is most like a name; an import path with a colon where it is one with dots."""
+    own = ":".join(name.rsplit(".", 1))
+    return own if is_import_path(own) else difflib.get_close_matches(name, list(REWARDS), n=1, cutoff=0.0)[0]
 
 
 def make_rewards(weights: Mapping[str, float], sources: RewardSources) -> dict[str, Reward]:
@@ -73,6 +78,14 @@ def make_rewards(weights: Mapping[str, float], sources: RewardSources) -> dict[s
         ConfigError: if a name or weight cannot be honoured, or a user's reward cannot be imported.
     """
     check_rewards(weights)
+    log.info("rewards: %s", ", ".join(f"{name} {weight:g}" for name, weight in weights.items()))
+    ranked = [name for name in ("rank", "rank-if-hit") if weights.get(name)]
+    if ranked and "rule" not in weights:
+        log.warning(
+            "rewards: %s without rule: a hit gains no more than not to be a miss. Rewards that are named replace the "
+            "default ones; rule: 1.0 beside it is the hybrid",
+            ranked[0],
+        )
     if weights.get("collaborative", 0) > 0 and weights.get("rule", 0) <= 0:
         log.warning(
             "rewards: collaborative without rule invites reward hacking: the policy learns to please SASRec. Watch for "
