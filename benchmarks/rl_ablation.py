@@ -282,7 +282,9 @@ def learn_tokens(texts: Sequence[str]) -> Any:
 def variant_folder(before: Run, config: RlConfig, seed: int) -> Path:
     """Returns the run folder of a training: another one for another start, setting or seed.
 
-    Settings at their defaults are not in the name, so that a run keeps it when a setting is added.
+    Settings at their defaults are not in the name, so that a run keeps it when a setting is added. When a default
+    changes, a run is found under the name of another one: then ``check_settings`` leaves it out of tables, and without
+    ``--tables`` it is trained again.
     """
     start = find_model(before, "sft").content
     settings = changed(config_to_mapping(config), config_to_mapping(RlConfig()))
@@ -308,7 +310,9 @@ def train_variant(variant: Variant, data_set: str, seed: int, arguments: argpars
     if not arguments.tables:
         fine_tune(recipe, study_recipe(data_set, seed, "sft", arguments))
     folder = variant_folder(before, variant.config, seed)
-    if not arguments.tables:
+    if arguments.tables:
+        check_settings(Run(folder), variant.config)
+    else:
         log.info("%s, seed %d, %s: %s", data_set, seed, variant.name, folder)
         judge(before, "sft", recipe)
         start_run(before, folder, ("prepare", "embed", "collaborative", "tokenize", "align", "sft"))
@@ -316,6 +320,22 @@ def train_variant(variant: Variant, data_set: str, seed: int, arguments: argpars
         run_recipe(replace(recipe, run=folder.as_posix(), rl=variant.config), stages=["rl"])
         judge(Run(folder), "rl", recipe)
     return Trained(seed=seed, before=before.folder, folder=folder)
+
+
+def check_settings(run: Run, config: RlConfig) -> None:
+    """Refuses a run of other settings: its name says how they differed from what the defaults were when it was made.
+
+    Raises:
+        ConfigError: saying which settings differ.
+    """
+    made = run.manifest()["stages"].get("rl")
+    if made is None:
+        return
+    # Read back, so that settings which are newer than the run have their defaults.
+    found = config_from_mapping(RlConfig, made["config"], source=f"{run.manifest_path}, rl")
+    others = changed(deciding(found), deciding(config))
+    if others:
+        raise ConfigError(f"{run.folder}: trained with other settings: {json.dumps(others, sort_keys=True)}")
 
 
 def share_rewards(folder: Path, cache: Path) -> None:
