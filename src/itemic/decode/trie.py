@@ -268,6 +268,13 @@ class Trie:
         is_item = (slot < last[..., None]) & (leaf >= 0)[..., None]
         return torch.where(is_item, self.item_of_slot[slot.clamp(max=self.num_items - 1).long()], -1).long()
 
+    def path(self, leaf: Int[Tensor, "*shape"]) -> tuple[Int[Tensor, "*shape"], ...]:
+        """Returns the nodes at depths 0 to L on the way to each leaf; -1 at every depth for -1."""
+        nodes = [leaf]
+        for start in reversed(self.child_start):
+            nodes.append(torch.searchsorted(start, nodes[-1].to(start.dtype).contiguous(), right=True) - 1)
+        return tuple(reversed(nodes))
+
     def to(self, device: torch.device) -> "Trie":
         """Returns the tree with its arrays on ``device``; itself where they lie there."""
         if self.item_of_slot.device == torch.device(device):

@@ -53,7 +53,7 @@ class TreeWalker:
         normalize: Normalization,
         memory: PrefixMemory | None = None,
         *,
-        level_ids: Sequence[Int[np.ndarray, "_"]] | None = None,
+        level_ids: Sequence[Int[np.ndarray, "_"] | Int[Tensor, "_"]] | None = None,
     ) -> None:
         """Moves the tree to the model's device.
 
@@ -65,7 +65,7 @@ class TreeWalker:
             memory: What prompts begin with, kept from earlier calls of the same model with the same weights; a new
                 one where None.
             level_ids: For each level the token id of every code, for a tree of other answers than semantic IDs, titles
-                say; the policy's semantic IDs where None.
+                say; the policy's semantic IDs where None. Tensors on the model's device are taken as they are.
 
         Raises:
             ConfigError: if the normalisation does not exist.
@@ -79,7 +79,7 @@ class TreeWalker:
         self.trie = trie.to(policy.device)
         self.memory = PrefixMemory(policy) if memory is None else memory
         self.vocabulary_normalizer = VocabularyNormalizer(policy) if normalize == "full" else None
-        self.level_ids = [torch.from_numpy(ids).to(policy.device) for ids in level_ids]
+        self.level_ids = [torch.as_tensor(ids, device=policy.device) for ids in level_ids]
 
     def read(self, prompts: Sequence[Sequence[int]]) -> PromptBatch:
         """Returns the prompts in a cache; each must end where a SID's first code follows."""

@@ -39,19 +39,23 @@ ASKED = ["next_item", "titles_to_sid", "sids_to_title", "title_to_sid", "sid_to_
 
 
 def toy_dataset(train: Sequence[tuple[str, list[int], int]] = TRAIN) -> Dataset:
-    def examples(rows: Sequence[tuple[str, list[int], int]]) -> pl.DataFrame:
+    def examples(rows: Sequence[tuple[str, list[int], int]], first_id: int = 0) -> pl.DataFrame:
         return pl.DataFrame(
-            [(number, *row, number) for number, row in enumerate(rows)], schema=EXAMPLE_SCHEMA, orient="row"
+            [(first_id + number, *row, number) for number, row in enumerate(rows)], schema=EXAMPLE_SCHEMA, orient="row"
         )
 
     items = {"item_index": range(6), "item_id": list("abcdef"), "title": TITLES, "description": DESCRIPTIONS}
-    log = [(user, item, 0, None, "train") for user, ids in {u: [*h, t] for u, h, t in train}.items() for item in ids]
+    trained = {user: [*history, target] for user, history, target in train}
+    log = []
+    for user, ids in trained.items():
+        log += [(user, item, 0, None, "train") for item in ids]
+        log += [(user, HELD_OUT, 0, None, split) for split in ("valid", "test") if user in [row[0] for row in VALID]]
     return Dataset(
         items=pl.DataFrame(items),
         interactions=pl.DataFrame(log, schema=INTERACTION_SCHEMA, orient="row"),
         train=examples(train),
-        valid=examples(VALID),
-        test=examples(VALID),
+        valid=examples(VALID, 100),
+        test=examples(VALID, 200),
     )
 
 
@@ -126,6 +130,20 @@ def test_next_item_questions_are_what_evaluation_asks(chat: Renderer, sid_only: 
         asked = sorted((list(question.prompt), list(question.history)) for question in questions)
         expected = [(renderer.next_item_prompt(history[-2:]), history[-2:]) for _, history, _ in TRAIN]
         assert asked == sorted(expected)
+
+
+@pytest.mark.parametrize("task", ["next_item", "titles_to_sid", "sids_to_title"])
+def test_all_that_a_user_had_before_is_seen_and_the_newest_of_it_told(chat: Renderer, task: str) -> None:
+    questions = ask_all(make_bank(chat, {task: 1.0}, max_history=1))
+    asked = {(tuple(question.seen), tuple(question.targets)) for question in questions}
+    assert asked <= {(tuple(history), (target,)) for _, history, target in TRAIN}
+    assert max(len(seen) for seen, _ in asked) >= 2
+    assert all(question.history == question.seen[-1:] for question in questions)
+
+
+def test_a_question_about_an_item_alone_rules_nothing_out(chat: Renderer) -> None:
+    assert all(not len(question.seen) for question in ask_all(make_bank(chat, {"title_to_sid": 1.0})))
+    assert Question(task=0, prompt=[1], history=[2, 3], targets=[4]).seen == [2, 3]
 
 
 @pytest.mark.parametrize("task", ["next_item", "titles_to_sid", "sids_to_title"])

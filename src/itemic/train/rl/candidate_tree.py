@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from itemic.decode.filters import ItemFilter
 from itemic.decode.scoring import widen
 from itemic.decode.trie import Trie
 from itemic.train.rl.answers import AnswerTree
@@ -56,6 +56,8 @@ class CandidateTree:
     """Node at depth d + 1 that each candidate goes to."""
     is_token: Bool[Tensor, "B G L"]
     """Which codes count: all of a candidate's, in a padded tree those up to its last choice; none of no candidate."""
+    allowed: ItemFilter | None
+    """Items that each row's answers may name; all where None."""
 
     @property
     def num_tokens(self) -> int:
@@ -64,7 +66,11 @@ class CandidateTree:
 
 
 def pack_candidates(
-    prompts: Sequence[Sequence[int]], leaf: Int[Tensor, "B G"], answers: AnswerTree, device: torch.device
+    prompts: Sequence[Sequence[int]],
+    leaf: Int[Tensor, "B G"],
+    answers: AnswerTree,
+    device: torch.device,
+    allowed: ItemFilter | None = None,
 ) -> CandidateTree:
     """Returns the packed rows of some prompts and their candidates.
 
@@ -73,18 +79,21 @@ def pack_candidates(
         leaf: Leaves of the answer tree, -1 for no candidate.
         answers: The tree, moved to ``device`` where it is elsewhere.
         device: Where the rows go.
+        allowed: Items that each question's answers could name when they were found, a filter made with the answer
+            tree's trie; all where None.
     """
-    trie, leaf = answers.trie.to(device), leaf.to(device)
+    answers, leaf = answers.to(device), leaf.to(device)
+    trie = answers.trie
     is_candidate = leaf >= 0
     # Whatever is no candidate follows one that is, so that it adds no node of its own.
-    path = _ancestors(trie, torch.where(is_candidate, leaf, leaf.amax(dim=1, keepdim=True)).clamp(min=0))
+    path = trie.path(torch.where(is_candidate, leaf, leaf.amax(dim=1, keepdim=True)).clamp(min=0))
     is_open = _is_open(trie, path[:-1])
     levels = [_distinct(nodes, is_open[..., depth]) for depth, nodes in enumerate(path[1:-1], start=1)]
     widths = torch.stack([level.num for level in levels]).amax(dim=1).tolist() if levels else []
     ids, is_token, length = _fill_up(prompts, device)
     P = ids.shape[1]
     codes = [
-        torch.from_numpy(answers.level_ids[depth]).to(device)[trie.codes[depth][level.node[:, :width]].long()]
+        answers.token_ids[depth][trie.codes[depth][level.node[:, :width]].long()]
         for depth, (level, width) in enumerate(zip(levels, widths, strict=True))
     ]
     positions = [(length + depth)[:, None].expand(-1, width) for depth, width in enumerate(widths)]
@@ -98,6 +107,7 @@ def pack_candidates(
         parent=torch.stack([torch.zeros_like(leaf), *(level.column for level in levels)], dim=-1),
         child=torch.stack(path[1:], dim=-1),
         is_token=is_candidate[..., None] & (is_open if answers.is_padded else torch.ones_like(is_open)),
+        allowed=None if allowed is None else allowed.move_to(trie),
     )
 
 
@@ -106,9 +116,13 @@ def candidate_logprobs(
 ) -> tuple[Float[Tensor, "B G L"], Float[Tensor, "B G L"]]:
     """Returns log p of each code of each candidate among the codes that continue an answer, and that choice's entropy.
 
-    This is the constrained policy that the searches sample from, renormalised over legal children at each node:
-    gradients flow through the log-probabilities, not through the entropies. What is no candidate has values without
-    meaning.
+    This is the constrained policy that the searches sample from, renormalised at each node over the children that lead
+    to an allowed answer: gradients flow through the log-probabilities, not through the entropies. A candidate's own
+    codes are always open. What is no candidate has values without meaning.
+
+    With draws among the likeliest ``top_k`` codes it is the whole policy all the same, and with beams under a filter
+    not their scores, which stay those over all children: what learns is the policy that may answer, however it was
+    searched.
 
     Args:
         policy: The model.
@@ -117,33 +131,20 @@ def candidate_logprobs(
         temperature: Divides the logits.
     """
     hidden, _ = policy.hidden(rows.input_ids, rows.mask, rows.position_ids)
-    trie = answers.trie.to(hidden.device)
+    answers = answers.to(hidden.device)
     B, G, _ = rows.child.shape
     P = rows.input_ids.shape[1] - sum(nodes.shape[1] for nodes in rows.nodes[1:])
     last_states = hidden[torch.arange(B, device=hidden.device), rows.prompt_length - 1]
-    is_scored = [nodes.shape[1] > 0 for nodes in rows.nodes]
-    token_ids, columns = _head_rows([ids for ids, scored in zip(answers.level_ids, is_scored, strict=True) if scored])
+    # From a depth on where nothing is scored, nothing is below it.
+    token_ids, columns = answers.head_rows(sum(nodes.shape[1] > 0 for nodes in rows.nodes))
     states = torch.cat([last_states[:, None], hidden[:, P:]], dim=1)
-    logits = widen(policy.logits(states, token_ids.to(hidden.device))) / temperature
+    logits = widen(policy.logits(states, token_ids)) / temperature
     of_nodes = torch.split(logits, [nodes.shape[1] for nodes in rows.nodes], dim=1)
     settled = logits.new_zeros(B, G)
     logprobs, entropies = [settled] * len(rows.nodes), [settled] * len(rows.nodes)
-    for depth, column_of_code in enumerate(columns):  # from a depth on where nothing is scored, nothing is below it
-        route = rows.parent[..., depth], rows.child[..., depth]
-        logprobs[depth], entropies[depth] = _of_children(
-            trie, depth, rows.nodes[depth], of_nodes[depth], column_of_code.to(hidden.device), *route
-        )
+    for depth, column_of_code in enumerate(columns):
+        logprobs[depth], entropies[depth] = _of_children(answers.trie, rows, depth, of_nodes[depth], column_of_code)
     return torch.stack(logprobs, dim=-1), torch.stack(entropies, dim=-1)
-
-
-def _head_rows(level_ids: Sequence[Int[np.ndarray, "_"]]) -> tuple[Int[Tensor, "n"], list[Int[Tensor, "_"]]]:
-    """Returns the token ids of all levels, each once, and for each level the place of every code's among them.
-
-    The gradient of rows taken from the head is as large as the head, so they are taken once, not level by level.
-    """
-    token_ids, place = np.unique(np.concatenate(level_ids), return_inverse=True)
-    columns = torch.split(torch.from_numpy(place), [len(ids) for ids in level_ids])
-    return torch.from_numpy(token_ids), list(columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,15 +174,6 @@ def _distinct(node: Int[Tensor, "B G"], is_open: Bool[Tensor, "B G"]) -> _Distin
     # Of candidates that share a node any may stand for it: their ancestors are the same.
     representative = last.clone().scatter_(1, place, candidate)
     return _Distinct(node.gather(1, representative), column, followed.gather(1, representative), num)
-
-
-def _ancestors(trie: Trie, leaf: Int[Tensor, "B G"]) -> list[Int[Tensor, "B G"]]:
-    """Returns the nodes at depth 0 to L on the way to each leaf."""
-    path = [leaf]
-    for depth in reversed(range(trie.num_levels)):
-        start = trie.child_start[depth]
-        path.append(torch.searchsorted(start, path[-1].to(start.dtype).contiguous(), right=True) - 1)
-    return path[::-1]
 
 
 def _is_open(trie: Trie, path: Sequence[Int[Tensor, "B G"]]) -> Bool[Tensor, "B G L"]:
@@ -222,29 +214,28 @@ def _mask(is_token: Bool[Tensor, "B P"], levels: Sequence[_Distinct], widths: Se
 
 
 def _of_children(
-    trie: Trie,
-    depth: int,
-    nodes: Int[Tensor, "B U"],
-    logits: Float[Tensor, "B U n"],
-    column_of_code: Int[Tensor, "K"],
-    parent: Int[Tensor, "B G"],
-    child: Int[Tensor, "B G"],
+    trie: Trie, rows: CandidateTree, depth: int, logits: Float[Tensor, "B U n"], column_of_code: Int[Tensor, "K"]
 ) -> tuple[Float[Tensor, "B G"], Float[Tensor, "B G"]]:
     """Returns log p of each candidate's child among its node's children, and the entropy of that choice.
 
     Both are 0 where the child is not one of its node's: it is settled.
     """
+    nodes, parent, child = rows.nodes[depth], rows.parent[..., depth], rows.child[..., depth]
     width = trie.max_children[depth]
     first, last = trie.child_range(depth, nodes)
     start = first.clamp(max=trie.num_nodes(depth + 1) - width)
     window = torch.arange(width, dtype=torch.int32, device=start.device)
     is_child = (window >= (first - start)[..., None]) & (window < (last - start)[..., None])
+    place = parent * width + (child - start.long().gather(1, parent)).clamp(0, width - 1)
+    is_own = (child >= first.gather(1, parent)) & (child < last.gather(1, parent))
+    if rows.allowed is not None:
+        leads_on = rows.allowed.num_allowed(depth + 1, start.long()[..., None] + window) > 0
+        num_own = torch.zeros_like(is_child, dtype=torch.int32).flatten(1).scatter_add_(1, place, is_own.int())
+        is_child &= leads_on | (num_own.view(is_child.shape) > 0)
     code = trie.codes[depth].unfold(0, width, 1).index_select(0, start.flatten()).view(is_child.shape)
     scores = logits.gather(-1, column_of_code[code.long()])
     of_child = torch.where(is_child, scores, -torch.inf).log_softmax(dim=-1)
-    place = child - start.long().gather(1, parent)
-    logprob = of_child.flatten(1).gather(1, parent * width + place.clamp(0, width - 1))
+    logprob = of_child.flatten(1).gather(1, place)
     with torch.no_grad():
         entropy = -(of_child.exp() * of_child.masked_fill(~is_child, 0.0)).sum(dim=-1)
-    is_own = (child >= first.gather(1, parent)) & (child < last.gather(1, parent))
     return torch.where(is_own, logprob, 0.0), torch.where(is_own, entropy.gather(1, parent), 0.0)

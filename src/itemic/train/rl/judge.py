@@ -15,7 +15,7 @@ from itemic.core.seeds import derive_rng, derive_seed
 from itemic.decode.prefill import PrefixMemory
 from itemic.model.sid_model import SidModel
 from itemic.train.rl.advantages import group_advantages, has_equal_rewards
-from itemic.train.rl.answers import Answers, AnswerTree, Question, Rollout
+from itemic.train.rl.answers import Answers, AnswerTree, Question, Rollout, allowed_items, first_target
 from itemic.train.rl.candidate_tree import candidate_logprobs, pack_candidates
 from itemic.train.rl.config import RlConfig
 from itemic.train.rl.figures import RunningFigures
@@ -51,12 +51,14 @@ class Judge:
             config: How answers are found and judged.
             rewards: From ``make_rewards``; not asked by preference losses.
             reference: What the policy is held to; None where nothing does.
-            excludes_history: Whether items of the history are no candidates.
+            excludes_history: Whether items that the user had before are no candidates.
             figures: Takes the figures of every roll-out.
             seed: Of the draws.
         """
         self._policy, self._config, self._rewards, self._reference = policy, config, rewards, reference
-        self._excludes_history, self._figures, self._seed = excludes_history, figures, seed
+        self._figures, self._seed = figures, seed
+        is_asked = config.objective == "grpo" or config.preference.negatives == "policy"
+        self._excludes_seen = excludes_history and is_asked
 
     @torch.no_grad()
     def answer_and_judge(
@@ -132,14 +134,12 @@ class Judge:
         answers = Answers(
             questions=questions, tree=tree, leaf=others, logprob=torch.zeros_like(others, dtype=torch.float32)
         )
-        target_leaf = tree.leaves(answers.target)
-        first = target_leaf.gather(1, (target_leaf >= 0).int().argmax(dim=1, keepdim=True))
-        return torch.cat([first, others.masked_fill(answers.is_hit, -1)], dim=1)
+        return torch.cat([first_target(answers.target_leaf), others.masked_fill(answers.is_hit, -1)], dim=1)
 
     def _roll_out(
         self, questions: Sequence[Question], tree: AnswerTree, number: int, first_row: int, memory: PrefixMemory
     ) -> Rollout:
-        exclude = [question.history for question in questions] if self._excludes_history else None
+        exclude = [question.seen for question in questions] if self._excludes_seen else None
         seed = derive_seed(self._seed, "rollout", number)
         rows = np.arange(first_row, first_row + len(questions)).tolist()
         return roll_out(
@@ -174,7 +174,11 @@ class Judge:
         old_logprobs: Float[Tensor, "B G L"] | None = None,
         ref_logprobs: Float[Tensor, "B G L"] | None = None,
     ) -> JudgedBatch:
-        rows = pack_candidates([question.prompt for question in questions], leaf, tree, self._policy.device)
+        allowed = None
+        if self._excludes_seen:
+            allowed = allowed_items(questions, tree, [question.seen for question in questions])
+        prompts = [question.prompt for question in questions]
+        rows = pack_candidates(prompts, leaf, tree, self._policy.device, allowed)
         return JudgedBatch(
             rows=rows,
             answers=tree,

@@ -4,6 +4,7 @@ History tasks ask about the rows of the training split and about no other; item 
 question is written as supervised fine-tuning writes it and carries its own targets. Knows no model and no reward.
 """
 
+import functools
 import logging
 import math
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from jaxtyping import Bool, Int
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError
 from itemic.decode.trie import Trie
+from itemic.evaluate.seen import SeenItems, seen_items
 from itemic.language.prompts import Renderer
 from itemic.language.tasks import TASKS, ItemTexts, Task, check_tasks
 from itemic.train.rl.answers import AnswerTree, Question
@@ -113,7 +115,7 @@ class QuestionBank:
         check_question_tasks(weights, renderer.mode)
         if max_history < 1:
             raise ConfigError(f"max_history: expected at least 1, found {max_history}")
-        self._weights = dict(weights)
+        self._dataset, self._weights = dataset, dict(weights)
         self._tasks = [TASKS[name] for name in weights]
         self._trees = [trees[task.answer] for task in self._tasks]
         self._renderer = renderer
@@ -174,7 +176,13 @@ class QuestionBank:
             return Question(task=index, prompt=prompt, targets=self._same_question[index][row])
         history, target = self._histories[row].to_list()[-self._max_history :], int(self._targets[row])
         prompt = self._history_prompt(task, history, target)
-        return Question(task=index, prompt=prompt, history=history, targets=(target,))
+        (seen,) = self._seen.lists(np.array([row]))
+        return Question(task=index, prompt=prompt, history=history, targets=(target,), seen=seen)
+
+    @functools.cached_property
+    def _seen(self) -> SeenItems:
+        """What the users of all training rows had before, as validation and evaluation exclude it."""
+        return seen_items(self._dataset, self._dataset.train)
 
     def _history_prompt(self, task: Task, history: list[int], target: int) -> list[int]:
         if task.name == "next_item":

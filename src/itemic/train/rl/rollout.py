@@ -6,11 +6,11 @@ Knows no reward, no loss and no task. The policy must be in evaluation mode; its
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from itemic.core.errors import ConfigError, DataError
@@ -21,7 +21,16 @@ from itemic.decode.policy import Policy
 from itemic.decode.prefill import PrefixMemory, PromptBatch, check_numbers, check_prompts
 from itemic.decode.stochastic import DistinctSamples, draw_distinct, draw_samples
 from itemic.decode.walk import TreeWalker
-from itemic.train.rl.answers import AnswerTree, Question, Rollout
+from itemic.train.rl.answers import (
+    AnswerTree,
+    Question,
+    Rollout,
+    allowed_items,
+    first_target,
+    is_among,
+    is_repeat,
+    item_rows,
+)
 
 __all__ = ["RolloutConfig", "Sampler", "add_targets", "group_diversity", "roll_out"]
 
@@ -103,6 +112,10 @@ def roll_out(
     temperature, among the likeliest ``top_k`` and without what is excluded. A target that was put in has -inf: no
     sampler gave it; the update computes every candidate's own anyway.
 
+    The update learns at the temperature and without what is excluded, but over all children that are left, not over
+    the likeliest ``top_k`` of them: the cut is held to be a way of searching, not part of the policy, as is usual in
+    reinforcement learning from top-k draws.
+
     Where fewer than G answers are legal, beams and draws without replacement end in leaf -1.
 
     Args:
@@ -123,8 +136,9 @@ def roll_out(
     """
     prompts = [question.prompt for question in questions]
     check_prompts(prompts, policy.vocabulary_size)
-    walker = TreeWalker(policy, tree.trie, "legal", memory, level_ids=tree.level_ids)
-    asked = _ask(questions, replace(tree, trie=walker.trie), rows, exclude)
+    tree = tree.to(policy.device)
+    walker = TreeWalker(policy, tree.trie, "legal", memory, level_ids=tree.token_ids)
+    asked = _ask(questions, tree, rows, exclude)
     sample = _SAMPLERS[config.sampler]
 
     def search(places: Int[Tensor, "b"], batch: PromptBatch) -> tuple[Tensor, ...]:
@@ -152,11 +166,10 @@ def add_targets(rollout: Rollout, target_leaf: Int[Tensor, "B M"]) -> Rollout:
     has_target = (target_leaf >= 0).any(dim=1)
     if not has_target.all():
         raise DataError(f"question {int((~has_target).nonzero()[0])}: none of its targets is in the tree of answers")
-    is_hit = _is_among(rollout.leaf, target_leaf).any(dim=1, keepdim=True)
+    is_hit = is_among(rollout.leaf, target_leaf).any(dim=1, keepdim=True)
     is_last = torch.arange(rollout.leaf.shape[1], device=rollout.leaf.device) == rollout.leaf.shape[1] - 1
     is_added = ~is_hit & is_last
-    first = target_leaf.gather(1, (target_leaf >= 0).int().argmax(dim=1, keepdim=True))
-    leaf = torch.where(is_added, first, rollout.leaf)
+    leaf = torch.where(is_added, first_target(target_leaf), rollout.leaf)
     others = rollout.weight.masked_fill(is_added, 0.0)
     rest = (leaf >= 0).sum(dim=1, keepdim=True) - 1
     scaled = others * rest / others.sum(dim=1, keepdim=True).clamp(min=torch.finfo(others.dtype).tiny)
@@ -175,7 +188,7 @@ def group_diversity(leaf: Int[Tensor, "B G"]) -> Float[Tensor, "B"]:
         leaf: Leaves of the candidates, -1 for none.
     """
     is_candidate = leaf >= 0
-    num_distinct = (is_candidate & ~_is_repeat(leaf)).sum(dim=1)
+    num_distinct = (is_candidate & ~is_repeat(leaf)).sum(dim=1)
     return num_distinct / is_candidate.sum(dim=1).clamp(min=1)
 
 
@@ -203,18 +216,10 @@ def _ask(
     for name, given in (("rows", rows), ("exclude", exclude)):
         if given is not None and len(given) != len(questions):
             raise DataError(f"{name} has {len(given)} entries; expected {len(questions)}, one for each question")
-    allowed = None
-    if exclude is not None:
-        closed = [
-            [item for item in items if item not in question.targets]
-            for items, question in zip(exclude, questions, strict=True)
-        ]
-        allowed = ItemFilter.from_lists(tree.trie, len(questions), exclude=closed)
-    width = max((len(question.targets) for question in questions), default=0)
-    targets = [[*question.targets, *[-1] * (width - len(question.targets))] for question in questions]
+    allowed = None if exclude is None else allowed_items(questions, tree, exclude)
     device = tree.trie.item_of_slot.device
-    target = torch.tensor(targets, dtype=torch.int64, device=device).view(len(questions), width)
-    return _Asked(torch.tensor(list(rows), dtype=torch.int64, device=device), tree.leaves(target), allowed)
+    target_leaf = tree.leaves(item_rows([question.targets for question in questions], device))
+    return _Asked(torch.tensor(list(rows), dtype=torch.int64, device=device), target_leaf, allowed)
 
 
 _Group = tuple[Tensor, Tensor, Tensor]
@@ -242,8 +247,8 @@ def _draw_dynamically(
     drawing. So the distinct ones are a sample without replacement; taking the likeliest would be a beam search.
     """
     leaf, logprob = _draw(walker, batch, asked, config, seed, config.num_draws)
-    is_target = _is_among(leaf, asked.target_leaf)
-    precedence = torch.where(_is_repeat(leaf), 2, torch.where(is_target, 0, 1))
+    is_target = is_among(leaf, asked.target_leaf)
+    precedence = torch.where(is_repeat(leaf), 2, torch.where(is_target, 0, 1))
     kept = precedence.argsort(dim=1, stable=True)[:, : config.group_size].sort(dim=1).values
     leaf, logprob = leaf.gather(1, kept), logprob.gather(1, kept)
     return leaf, logprob, (leaf >= 0).to(logprob.dtype)
@@ -289,15 +294,3 @@ def _draw(
         top_k=config.top_k,
         allowed=asked.allowed,
     )
-
-
-def _is_among(leaf: Int[Tensor, "B G"], target_leaf: Int[Tensor, "B M"]) -> Bool[Tensor, "B G"]:
-    """Returns whether each candidate is one of its question's targets."""
-    return ((leaf[..., None] == target_leaf[:, None]) & (leaf >= 0)[..., None]).any(dim=-1)
-
-
-def _is_repeat(leaf: Int[Tensor, "B G"]) -> Bool[Tensor, "B G"]:
-    """Returns whether the same leaf stands before in the row."""
-    num_columns = leaf.shape[1]
-    is_before = torch.ones(num_columns, num_columns, dtype=torch.bool, device=leaf.device).tril(-1)
-    return ((leaf[..., None] == leaf[:, None]) & is_before).any(dim=-1)
