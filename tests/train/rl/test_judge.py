@@ -35,8 +35,8 @@ def tree(policy: Any) -> AnswerTree:
     return AnswerTree.of_sids(Trie.from_codes(CODES, [4, 4]), policy.sid_tokens)
 
 
-def question(*targets: int, history: tuple[int, ...] = (1, 2)) -> Question:
-    return Question(task=0, prompt=[3, 4, 5], history=history, targets=targets)
+def question(*targets: int, history: tuple[int, ...] = (1, 2), seen: tuple[int, ...] = ()) -> Question:
+    return Question(task=0, prompt=[3, 4, 5], history=history, targets=targets, seen=seen)
 
 
 def make_judge(policy: Any, changes: Mapping[str, Any], **settings: Any) -> tuple[Judge, RunningFigures]:
@@ -111,13 +111,38 @@ def test_a_roll_out_adds_the_targets_that_were_not_found(policy: Any, tree: Answ
 
 
 @pytest.mark.parametrize("excludes", [True, False])
-def test_items_of_the_history_are_no_candidates(policy: Any, tree: AnswerTree, excludes: bool) -> None:
+def test_items_that_the_user_had_are_no_candidates(policy: Any, tree: AnswerTree, excludes: bool) -> None:
     judge, _ = make_judge(policy, {"rollout": {"group_size": 12}}, excludes_history=excludes)
-    questions = [question(2, history=(1, 2)), question(3, history=())]
+    questions = [question(2), question(3, history=()), question(5, seen=(7, 8, 1, 2))]
     (batch,) = judge.answer_and_judge([questions], [tree], 0)
-    closed = [{-1} | set(range(12)) - {1}, set(range(12))]  # item 2 was had, and is the target
+    had = [{1}, set(), {7, 8, 1, 2}]  # item 2 was had too, and is the first one's target
     for row, leaves in enumerate(batch.leaf.tolist()):
-        assert set(leaves) == (closed[row] if excludes else set(range(12)))
+        assert {leaf for leaf in leaves if leaf >= 0} == set(range(12)) - (had[row] if excludes else set())
+
+
+@pytest.mark.parametrize("negatives", ["policy", "uniform"])
+def test_what_was_excluded_has_no_share_of_the_probability(policy: Any, tree: AnswerTree, negatives: str) -> None:
+    """In the reference's log-probabilities and after a checkpoint too; drawn items leave nothing out."""
+    for changes in ({"inner_epochs": 2}, {"objective": "dpo", "preference": {"negatives": negatives}}):
+        judge, _ = make_judge(
+            policy,
+            changes | {"rollout": {"group_size": 9}},
+            rewards={"rule": rule} if "inner_epochs" in changes else {},
+            reference=Reference(policy),
+            excludes_history=True,
+        )
+        parts = [[question(5, seen=(1, 2, 7)), question(9, seen=(0, 3, 4))]]
+        batches = judge.answer_and_judge(parts, [tree], 0)
+        (restored,) = judge.restore(parts, [tree], judge.state(batches))
+        (batch,) = batches
+        for rows in (batch.rows, restored.rows):
+            logprobs, _ = candidate_logprobs(policy, rows, tree)
+            for found in (logprobs, batch.ref_logprobs):
+                probability = torch.where(batch.leaf >= 0, found.sum(dim=-1).exp(), 0.0)
+                if "objective" not in changes or negatives == "policy":
+                    torch.testing.assert_close(probability.sum(dim=1), torch.ones(2))
+                else:
+                    assert rows.allowed is None
 
 
 @pytest.mark.parametrize("negatives", ["uniform", "policy"])

@@ -215,6 +215,35 @@ def test_micro_batches_hold_every_question_once_and_one_tree_each(chat: Renderer
     assert [batch.row.tolist() for batch in again] == [batch.row.tolist() for batch in batches]
 
 
+def test_batches_of_one_roll_out_hold_prompts_of_like_length(chat: Renderer) -> None:
+    bank = make_bank(chat, dict.fromkeys(ASKED, 4.0))
+    refs = bank.epoch(np.random.default_rng(0))
+    apart = bank.micro_batches(refs, 4, np.random.default_rng(1))
+    together = bank.micro_batches(refs, 4, np.random.default_rng(1), 6)
+    filling = []
+    for batches in (apart, together):
+        lengths = [[len(question.prompt) for question in bank.ask(batch)] for batch in batches]
+        filling.append(sum(len(each) * max(each) - sum(each) for each in lengths))
+    assert filling[1] < 0.6 * filling[0]
+    for start in range(0, len(apart), 6):
+        one, other = (
+            Counter(pair for batch in batches[start : start + 6] for pair in zip(batch.task, batch.row, strict=True))
+            for batches in (apart, together)
+        )
+        assert one == other, "the questions of a roll-out stay the same"
+        for mine, theirs in zip(apart[start : start + 6], together[start : start + 6], strict=True):
+            assert len(mine) == len(theirs)
+            assert {id(bank.tree(task)) for task in theirs.task.tolist()} == {id(bank.tree(int(mine.task[0])))}
+
+
+def test_the_order_of_a_tree_that_one_task_asks_about_is_left_alone(sid_only: Renderer) -> None:
+    bank = make_bank(sid_only, {"next_item": 4.0})
+    refs = bank.epoch(np.random.default_rng(0))
+    batches = bank.micro_batches(refs, 4, np.random.default_rng(1), 3)
+    cut = [refs.row[start : start + 4].tolist() for start in range(0, len(refs), 4)]
+    assert [batch.row.tolist() for batch in batches] == [cut[at] for at in np.random.default_rng(1).permutation(6)]
+
+
 def test_what_the_catalog_no_longer_has_is_not_asked_for(chat: Renderer, caplog: pytest.LogCaptureFixture) -> None:
     active = np.array([True, False, True, False, True, True])
     trie = Trie.from_codes(CODES, (4, 4), active)

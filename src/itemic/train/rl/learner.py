@@ -95,8 +95,9 @@ class RlLearner(LearnerHooks):
         What does not fill a roll-out at the epoch's end is left out, unless the epoch is one roll-out alone.
         """
         config, rng = self._config, derive_rng(self._seed, "epoch", epoch)
-        parts = self._bank.micro_batches(self._bank.epoch(rng), config.questions_per_batch, rng)
-        size = min(len(parts), config.training.accumulation_steps * config.steps_per_rollout)
+        size = config.training.accumulation_steps * config.steps_per_rollout
+        parts = self._bank.micro_batches(self._bank.epoch(rng), config.questions_per_batch, rng, size)
+        size = min(len(parts), size)
         num_rollouts = len(parts) // size
         batches: list[QuestionBatch] = []
         for index in range(num_rollouts):

@@ -122,6 +122,7 @@ class QuestionBank:
         self._max_history = max_history
         self._texts = ItemTexts.from_items(dataset.items)
         self._histories = dataset.train["history"]
+        self._lengths = np.minimum(self._histories.list.len().to_numpy(), max_history)
         self._targets = dataset.train["target"].to_numpy()
         self._is_new = _are_newest(dataset.train["timestamp"], newest_share)
         self._same_question: list[dict[int, tuple[int, ...]]] = [
@@ -144,15 +145,19 @@ class QuestionBank:
         task = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
         return QuestionRefs(task, np.concatenate(rows))[rng.permutation(len(task))]
 
-    def micro_batches(self, refs: QuestionRefs, size: int, rng: np.random.Generator) -> list[QuestionRefs]:
+    def micro_batches(
+        self, refs: QuestionRefs, size: int, rng: np.random.Generator, num_together: int = 1
+    ) -> list[QuestionRefs]:
         """Returns questions cut into batches of at most ``size`` that are answered in one tree, in random order.
 
-        Tasks that share a tree mix; each tree has one batch at most that is not full.
+        Tasks that share a tree mix; each tree has one batch at most that is not full. Batches that are learned from
+        together hold random questions, but each of them prompts of like length: a batch is filled up to its longest.
 
         Args:
             refs: Questions, shuffled.
             size: Most questions in a batch.
             rng: Orders the batches.
+            num_together: Successive batches that are learned from together: a roll-out's.
         """
         kinds = sorted({task.answer for task in self._tasks})
         kind = np.array([kinds.index(task.answer) for task in self._tasks])[refs.task]
@@ -160,7 +165,30 @@ class QuestionBank:
         for each in range(len(kinds)):
             of_tree = refs[np.flatnonzero(kind == each)]
             batches += [of_tree[start : start + size] for start in range(0, len(of_tree), size)]
-        return [batches[place] for place in rng.permutation(len(batches))]
+        batches = [batches[place] for place in rng.permutation(len(batches))]
+        starts = range(0, len(batches), num_together)
+        return [batch for start in starts for batch in self._sort_by_length(batches[start : start + num_together])]
+
+    def _sort_by_length(self, batches: list[QuestionRefs]) -> list[QuestionRefs]:
+        """Returns batches of the same sizes with the same questions, dealt out by task, then by length of history.
+
+        What is answered in one tree stays together. Where one task alone asks about a tree, its prompts are alike.
+        """
+        batches = list(batches)
+        for tree in {id(tree): tree for tree in self._trees}.values():
+            places = [place for place, batch in enumerate(batches) if self._trees[batch.task[0]] is tree]
+            if not places or sum(each is tree for each in self._trees) == 1:
+                continue
+            task, row = (
+                np.concatenate([getattr(batches[place], name) for place in places]) for name in ("task", "row")
+            )
+            is_history = np.array([each.unit == "history" for each in self._tasks])[task]
+            length = np.where(is_history, self._lengths[np.where(is_history, row, 0)], 0)
+            order = np.lexsort((length, task))
+            bounds = np.cumsum([len(batches[place]) for place in places])[:-1]
+            for place, chosen in zip(places, np.split(order, bounds), strict=True):
+                batches[place] = QuestionRefs(task[chosen], row[chosen])
+        return batches
 
     def ask(self, refs: QuestionRefs) -> list[Question]:
         """Returns the questions, their prompts rendered."""
