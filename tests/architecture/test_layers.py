@@ -40,7 +40,7 @@ ADAPTERS = {
     },
     "tokenizers": {"model/backbone.py", "model/vocabulary.py"},
     "peft": {"model/adapters.py"},
-    "accelerate": {"train/loop.py"},
+    "accelerate": {"train/accelerator.py", "train/loop.py"},
     "sentence_transformers": {"embed/sentence_transformer.py"},
     "vllm": {"decode/adapters/vllm.py"},
 }

@@ -101,8 +101,8 @@ def load_checkpoint(
     progress = Progress(**read_json(folder / "progress.json"))
     if progress.fingerprint != fingerprint:
         log.warning(
-            "%s: of other settings, seed or data, so it cannot go on; training starts over and replaces it. To go on "
-            "instead, stop now and run it with the flags that it began with",
+            "%s: of other settings, seed or data, and a training goes on only with the flags that it began with; it "
+            "starts over",
             folder,
         )
         return None

@@ -4,7 +4,6 @@ It runs over accelerate, so one process, several, and mixed precision are the sa
 Learner; the loop knows nothing of prompts, items or losses.
 """
 
-import importlib.util
 import json
 import logging
 import math
@@ -17,11 +16,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from itemic.core.device import pick_device
-from itemic.core.errors import ConfigError, MissingDependencyError
+from itemic.core.errors import ConfigError
 from itemic.core.progress import progress_bar
 from itemic.core.schedule import Schedule, learning_rate_factor
 from itemic.core.seeds import derive_seed, seed_everything
+from itemic.train.accelerator import make_accelerator
 from itemic.train.checkpoint import (
     Progress,
     load_checkpoint,
@@ -242,7 +241,8 @@ class _Loop:
         tracker_folder: Path,
     ) -> None:
         self.learner, self.config, self.folder, self.log_path, self.seed = learner, config, folder, log_path, seed
-        self.accelerator, self.tracker_folder = _make_accelerator(config, tracker_folder), tracker_folder
+        self.tracker_folder = tracker_folder
+        self.accelerator = make_accelerator(config.device, config.mixed_precision, config.trackers, tracker_folder)
         self.device: torch.device = self.accelerator.device
         seed_everything(derive_seed(seed, "train"))
         self.bare_module = learner.module.to(self.device)
@@ -468,36 +468,6 @@ class _Loop:
 
     def _is_over(self) -> bool:
         return 0 < self.config.max_steps <= self.progress.step
-
-
-def _make_accelerator(config: TrainConfig, tracker_folder: Path) -> Any:
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedType
-
-    for tracker in config.trackers:
-        if importlib.util.find_spec(tracker) is None:
-            raise MissingDependencyError.for_extra(tracker, "track", f"trackers: {tracker}")
-    device = pick_device(config.device)
-    precision = config.mixed_precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" else "no"
-    # accelerate keeps one state a process; a second training may want another precision or device.
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    accelerator = Accelerator(
-        mixed_precision=precision,
-        cpu=device.type == "cpu",
-        log_with=list(config.trackers) or None,
-        project_dir=str(tracker_folder),
-    )
-    if device.type != accelerator.device.type or device.index not in (None, accelerator.device.index):
-        raise ConfigError(f"device {config.device}: accelerate chose {accelerator.device}; set CUDA_VISIBLE_DEVICES")
-    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
-        raise ConfigError(
-            f"{accelerator.distributed_type}: the loop runs in one process or data-parallel; sharded parameters are "
-            "not supported"
-        )
-    return accelerator
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
