@@ -24,6 +24,7 @@ from itemic.core.trained_model import ModelChoice, TrainedModel, find_model
 from itemic.data.prepare import prepare
 from itemic.embed.embed import embed
 from itemic.evaluate.evaluate import evaluate_all
+from itemic.evaluate.report.focus import BEFORE_RL, OWN_NAME
 from itemic.evaluate.report.report import report
 from itemic.inference import TrainedRun, load_trained
 from itemic.recipe import ComparisonConfig, Recipe
@@ -38,7 +39,7 @@ log = logging.getLogger("itemic")
 
 _RECIPE_NAME = "recipe.yaml"
 _OPTIONAL_STAGES = ("align", "collaborative", "rl")
-_MODEL_NAMES = {"model": "itemic", "before_rl": "itemic before RL"}
+_MODEL_NAMES = {"model": OWN_NAME, "before_rl": BEFORE_RL}
 
 
 def evaluate(config: ComparisonConfig, run: Run, *, seed: int, force: bool = False) -> StageResult:
@@ -84,7 +85,7 @@ def evaluate(config: ComparisonConfig, run: Run, *, seed: int, force: bool = Fal
 
 def _models(config: ComparisonConfig, run: Run) -> dict[str, TrainedModel]:
     """Returns what is evaluated of the run's models, by the stage's name for them, the one in question first."""
-    model = find_model(run, config.model)
+    model = find_model(run, config.model, before_rl="--model sft, or evaluate.model=sft in a recipe")
     if model.stage == "sft" or not config.before_rl:
         return {"model": model}
     return {"model": model, "before_rl": find_model(run, "sft")}
@@ -155,8 +156,14 @@ STAGES: dict[str, Callable[[Recipe, Run, bool], StageResult]] = {
 """Every stage by name, in the order of the road."""
 
 
-def run_stage(recipe: Recipe, name: str, *, force: bool = False) -> StageResult:
+def run_stage(recipe: Recipe, name: str, *, seed: int | None = None, force: bool = False) -> StageResult:
     """Runs one stage of a recipe and keeps the recipe, all defaults written out, beside the artefacts.
+
+    Args:
+        recipe: What to do.
+        name: The stage.
+        seed: Of this stage alone, which the run's recipe does not keep; None takes the recipe's.
+        force: Runs even what is unchanged.
 
     Raises:
         ItemicError: as the stage does.
@@ -164,7 +171,7 @@ def run_stage(recipe: Recipe, name: str, *, force: bool = False) -> StageResult:
     run = Run(Path(recipe.run))
     if not run.path(_RECIPE_NAME).exists():
         _keep_recipe(recipe, run)
-    result = STAGES[name](recipe, run, force)
+    result = STAGES[name](recipe if seed is None else dataclasses.replace(recipe, seed=seed), run, force)
     _keep_recipe(recipe, run)
     return result
 

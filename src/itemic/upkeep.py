@@ -26,6 +26,7 @@ from itemic.core.errors import ArtifactError, CatalogError, ConfigError, DataErr
 from itemic.core.files import atomic_folder, atomic_path, path_hash, read_json, write_json, write_parquet
 from itemic.core.run import Run, stage_fingerprint
 from itemic.core.seeds import derive_rng
+from itemic.core.trained_model import rl_is_outdated
 from itemic.data.additions import read_additions
 from itemic.data.lookup import find_items
 from itemic.data.prepare import PrepareConfig
@@ -86,7 +87,7 @@ def describe_catalog(folder: Path) -> dict[str, Any]:
         "refit_of": catalog.refit_of,
         "model_trained_on": trained_on,
         "model": _relation(catalog, trained_on),
-        "model_after_rl": _relation(catalog, after_rl) if after_rl else None,
+        "model_after_rl": _relation(catalog, after_rl) + _start_of_rl(run) if after_rl else None,
         "steps": _steps(run),
     }
 
@@ -482,6 +483,11 @@ def _relation(catalog: Catalog, trained_on: str | None) -> str:
     if trained_on == catalog.version:
         return "trained on this catalog"
     return f"trained on {trained_on[:12]}; this one {describe_change(catalog, trained_on)}"
+
+
+def _start_of_rl(run: Run) -> str:
+    outdated = rl_is_outdated(run.manifest()["stages"])
+    return f"; began from an older model; run itemic rl --run {run.folder}" if outdated else ""
 
 
 def _summary(out: Path, before: Catalog, after: Catalog, figures: Mapping[str, Any]) -> dict[str, Any]:

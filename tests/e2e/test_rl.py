@@ -1,6 +1,7 @@
 """A run with RL: which of its two models is asked, calibrated, evaluated and kept, whatever RL itself has learned."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,14 +87,24 @@ def test_rl_that_began_from_an_older_model_is_not_used(copy: Path, capsys: pytes
     change_sft(copy)
     for choice in ("last", "rl"):
         with pytest.raises(
-            ArtifactError, match=r"from an older model than .*run itemic rl again, or ask .*--model sft"
+            ArtifactError, match=r"from an older model than .*run itemic rl again, or ask .*--model sft$"
         ):
             find_model(Run(copy), choice)
     assert find_model(Run(copy), "sft").stage == "sft"
     for command in (["recommend", "--history", "i1"], ["calibrate"], ["evaluate"]):
         with pytest.raises(SystemExit, match="2"):
             main([*command, "--run", str(copy)])
-        assert "was trained from an older model" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "was trained from an older model" in error
+        assert ("evaluate.model=sft" in error) == (command == ["evaluate"])
+    main(["catalog", "show", "--run", str(copy)])
+    told = f"model after RL: trained on this catalog; began from an older model; run itemic rl --run {copy}"
+    assert told in capsys.readouterr().out
+    main(["report", "--run", str(copy)])
+    capsys.readouterr()
+    page = (copy / "report.html").read_text()
+    assert "Reinforcement learning began from an older model" in page
+    assert "This began from an older model than the one of itemic sft: run itemic rl." in page
     main(["recommend", "--history", "i1", "--run", str(copy), "--model", "sft", "--json"])
     assert len(json.loads(capsys.readouterr().out)["items"]) == 10
 
@@ -163,7 +174,11 @@ def test_a_table_of_one_model_does_not_go_on_with_the_other(
 def test_both_models_are_evaluated_and_compared(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["evaluate", "--run", str(copy), "--baselines", "popularity"]
     main(flags)
-    assert "itemic before RL" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "itemic before RL" in shown
+    assert re.search(
+        r"^Reinforcement learning: NDCG@10 \S+ over the model before, (not )?a clear difference, p ", shown, re.M
+    )
     metrics = json.loads((copy / "metrics.json").read_text())
     assert list(metrics["recommenders"]) == ["itemic", "itemic before RL", "Popularity"]
     assert {"value", "low", "high"} <= set(metrics["recommenders"]["itemic before RL"]["metrics"]["NDCG@10"])
@@ -227,9 +242,22 @@ def test_the_command_needs_no_section_and_leaves_one(
 ) -> None:
     shutil.rmtree(copy / "rl")
     assert load_recipe(copy / "recipe.yaml").rl is None
-    main(["rl", "--run", str(copy), "--training.max-steps", "2", "--json"])
+    flags = ["rl", "--run", str(copy), "--training.max-steps", "2", "--seed", "3"]
+    main([*flags, "--json"])
     assert json.loads(capsys.readouterr().out)["num_steps"] >= 1
     assert load_recipe(copy / "recipe.yaml").rl is not None
+    assert (load_recipe(copy / "recipe.yaml").seed, stages(copy)["rl"]["seed"]) == (4, 3)
+    main(flags)
+    summary = (
+        r"rl: validation NDCG@10 \S+ -> \S+ .*, HR@50 \S+ -> \S+ .*, step \d of 2; log .*/rl.jsonl; next: itemic ev"
+    )
+    shown = capsys.readouterr().out
+    assert re.match(summary, shown)
+    main(["run", str(copy / "recipe.yaml"), "--run", str(copy), "--stages", "rl"])
+    assert re.match(summary, capsys.readouterr().out)
+    with pytest.raises(SystemExit, match="2"):
+        main(["recommend", "--run", str(copy), "--user", "42"])
+    assert "unrecognized arguments: --user 42" in capsys.readouterr().err
     assert itemic.load_trained(copy).stage == "rl"
     with pytest.raises(SystemExit, match="0"):
         main(["rl", "--help"])

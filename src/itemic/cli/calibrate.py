@@ -17,6 +17,7 @@ def run_calibrate(argv: list[str]) -> None:
     """Fits the curve from stated to actual probabilities on validation examples and writes it into the run."""
     parser = argparse.ArgumentParser(
         prog="itemic calibrate",
+        allow_abbrev=False,
         description="Fit listed probabilities to how often they are right on the validation split; writes "
         "calibration.json (rl/calibration.json for the model after RL), which itemic recommend then uses.",
     )

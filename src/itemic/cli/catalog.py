@@ -40,7 +40,9 @@ def run_catalog(argv: list[str]) -> None:
 
 def _catalog_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="itemic catalog", description="Look at a run's catalog, or make a new run in which it has changed."
+        prog="itemic catalog",
+        allow_abbrev=False,
+        description="Look at a run's catalog, or make a new run in which it has changed.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     helps = {
@@ -50,7 +52,7 @@ def _catalog_parser() -> argparse.ArgumentParser:
         "refit": "learn the codes anew; the model must be trained again",
     }
     for name, text in helps.items():
-        action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        action = actions.add_parser(name, allow_abbrev=False, help=text, description=text[0].upper() + text[1:] + ".")
         action.add_argument("--run", type=Path, required=True, help="run folder; it is not touched")
         if name != "show":
             action.add_argument("--out", type=Path, required=True, help="folder of the new run")

@@ -16,7 +16,9 @@ __all__ = ["COMMANDS"]
 
 
 def _compare(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="itemic compare", description="Paired test between two rankings.")
+    parser = argparse.ArgumentParser(
+        prog="itemic compare", allow_abbrev=False, description="Paired test between two rankings."
+    )
     parser.add_argument("first", type=Path, help="rankings/<name>.parquet of one run")
     parser.add_argument("second", type=Path, help="rankings/<name>.parquet of the other")
     parser.add_argument("--metric", default="NDCG@10")
@@ -27,7 +29,9 @@ def _compare(argv: list[str]) -> None:
 
 
 def _export(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="itemic export", description="Write a run's dataset and SIDs.")
+    parser = argparse.ArgumentParser(
+        prog="itemic export", allow_abbrev=False, description="Write a run's dataset and SIDs."
+    )
     parser.add_argument("--run", type=Path, required=True, help="run folder with a dataset and a catalog")
     parser.add_argument("--to", choices=["minionerec"], required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")

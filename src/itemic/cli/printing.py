@@ -1,10 +1,11 @@
 """What several commands print."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["print_figures", "print_json", "print_metrics"]
+__all__ = ["print_figures", "print_json", "print_metrics", "print_rl"]
 
 _HASH_LENGTH = 64
 
@@ -31,10 +32,54 @@ def _write_figure(value: Any) -> str:
 
 
 def print_metrics(folder: Path) -> None:
-    """Prints the table of a run's ``metrics.json``."""
+    """Prints the table of a run's ``metrics.json``, and what RL gained where both models are in it."""
     from rich.console import Console
 
     from itemic.core.files import read_json
+    from itemic.evaluate.report.focus import pick_cutoff
+    from itemic.evaluate.report.gain import rl_gain
     from itemic.evaluate.report.table import metrics_table
 
-    Console().print(metrics_table(read_json(folder / "metrics.json")))
+    metrics = read_json(folder / "metrics.json")
+    Console().print(metrics_table(metrics))
+    gain = rl_gain(metrics, pick_cutoff(metrics, None))
+    if gain is not None:
+        print(gain.text)
+
+
+def print_rl(folder: Path, figures: Mapping[str, Any], *, is_last: bool = True) -> None:
+    """Prints what ``rl`` gained on validation, where its log lies and what comes next.
+
+    Args:
+        folder: The run.
+        figures: The stage's.
+        is_last: Whether nothing else of the run was asked for.
+    """
+    path = folder / "rl" / "rl.jsonl"
+    steps = f"step {figures['best_step']} of {figures['num_steps']}"
+    if figures.get("stopped_early"):
+        steps += ", stopped early"
+    parts = [", ".join([*_validation_gains(path, figures["best_step"]), steps]), f"log {path}"]
+    if is_last:
+        parts.append(f"next: itemic evaluate --run {folder}")
+    print("rl: " + "; ".join(parts))
+
+
+def _validation_gains(path: Path, best_step: int) -> list[str]:
+    """Returns the validation before the first step beside the one of the model that is kept."""
+    from itemic.evaluate.report.artifacts import read_training_log
+
+    by_step = {record["step"]: record for record in read_training_log(path).valid}
+    if 0 not in by_step or best_step not in by_step:
+        return ["no validation"]
+    before, after = by_step[0], by_step[best_step]
+    gains = [
+        f"{label} {before[key]:.4f} -> {after[key]:.4f}" + _relative(before[key], after[key])
+        for key, label in (("valid_ndcg@10", "NDCG@10"), ("valid_hr@50", "HR@50"))
+        if key in before and key in after
+    ]
+    return [f"validation {gains[0]}", *gains[1:]] if gains else ["no validation"]
+
+
+def _relative(before: float, after: float) -> str:
+    return f" ({after / before - 1:+.1%})" if before else ""

@@ -54,6 +54,7 @@ def _answer_one(trained: "TrainedRun", arguments: argparse.Namespace) -> None:
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="itemic recommend",
+        allow_abbrev=False,
         description="Recommend items after one history, or for a table of users.",
         epilog="docs/decoding.md describes all of it: filters, tables, lists of unlike items, probabilities.",
     )

@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from itemic.cli.printing import print_figures, print_json, print_metrics
+from itemic.cli.printing import print_figures, print_json, print_metrics, print_rl
 from itemic.core.config import tagged_types
 from itemic.core.errors import ConfigError
 
@@ -15,7 +15,8 @@ __all__ = ["run_all", "run_one"]
 C = TypeVar("C")
 
 _DESCRIPTION = (
-    "Besides the flags below: --run FOLDER, --recipe FILE (default: FOLDER/recipe.yaml), --seed N, --force, --json."
+    "Besides the flags below: --run FOLDER, --recipe FILE (default: FOLDER/recipe.yaml), --seed N (of this stage "
+    "alone; in a new folder of the whole run), --force, --json."
 )
 _TOKENIZE_DESCRIPTION = (
     " --quantizer.kind KIND chooses the quantizer, and --help after it shows its flags. --report writes sids.html "
@@ -35,7 +36,7 @@ _MORE_DESCRIPTION = {"prepare": _PREPARE_DESCRIPTION, "tokenize": _TOKENIZE_DESC
 
 def run_all(argv: list[str]) -> None:
     """Runs the stages of a recipe."""
-    parser = argparse.ArgumentParser(prog="itemic run", description="Run all stages of a recipe.")
+    parser = argparse.ArgumentParser(prog="itemic run", description="Run all stages of a recipe.", allow_abbrev=False)
     parser.add_argument("recipe", type=Path, help="YAML file")
     parser.add_argument("changes", nargs="*", help="changes such as sft.training.epochs=3 or data=FOLDER")
     parser.add_argument("--run", type=Path, help="run folder instead of the recipe's")
@@ -51,10 +52,12 @@ def run_all(argv: list[str]) -> None:
     if arguments.json:
         print_json({result.name: result.metrics for result in results})
         return
-    folder = Path(recipe.run)
-    if any(result.name == "evaluate" for result in results):
+    folder, figures = Path(recipe.run), {result.name: result.metrics for result in results}
+    if "rl" in figures:
+        print_rl(folder, figures["rl"], is_last="evaluate" not in figures)
+    if "evaluate" in figures:
         print_metrics(folder)
-    if any(result.name == "report" for result in results):
+    if "report" in figures:
         print(f"report: {folder / 'report.html'}")
 
 
@@ -77,16 +80,18 @@ def run_one(name: str, argv: list[str]) -> None:
     from itemic.pipeline import run_stage
     from itemic.recipe import with_run
 
-    recipe = _stage_recipe(name, known, rest)
-    if known.seed is not None:
-        recipe = replace(recipe, seed=known.seed)
-    recipe = with_run(recipe, known.run)
-    result = run_stage(recipe, name, force=known.force)
-    page = _write_sid_page(Path(recipe.run), recipe.seed) if name == "tokenize" and known.report else None
+    recipe = with_run(_stage_recipe(name, known, rest), known.run)
+    if known.seed is not None and not (Path(recipe.run) / "recipe.yaml").is_file():
+        recipe = replace(recipe, seed=known.seed)  # of a run that begins here; later it is this stage's alone
+    seed = recipe.seed if known.seed is None else known.seed
+    result = run_stage(recipe, name, seed=seed, force=known.force)
+    page = _write_sid_page(Path(recipe.run), seed) if name == "tokenize" and known.report else None
     if known.json:
         print_json(result.metrics)
     elif name == "evaluate":
         print_metrics(Path(recipe.run))
+    elif name == "rl":
+        print_rl(Path(recipe.run), result.metrics)
     elif name == "report":
         print(f"report: {Path(recipe.run) / 'report.html'}")
     else:

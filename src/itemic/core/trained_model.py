@@ -12,7 +12,7 @@ from typing import Any, Literal
 from itemic.core.errors import ArtifactError
 from itemic.core.run import Run
 
-__all__ = ["ModelChoice", "TrainedModel", "find_model", "has_rl"]
+__all__ = ["ModelChoice", "TrainedModel", "find_model", "has_rl", "rl_is_outdated"]
 
 ModelChoice = Literal["last", "sft", "rl"]
 """``last`` is the model after RL where the run has one, else that of ``sft``; the others name the stage."""
@@ -20,7 +20,6 @@ ModelChoice = Literal["last", "sft", "rl"]
 _SFT_MODEL = "model"
 _RL_MODEL = "rl/model"
 _START = "start"
-_OTHER_WAY = "ask for the model before RL: --model sft, or evaluate.model=sft in a recipe"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +36,13 @@ class TrainedModel:
     """Items of a history that it was trained to read, the last ones: the fewest that a training of it read."""
 
 
-def find_model(run: Run, choice: ModelChoice = "last") -> TrainedModel:
+def find_model(run: Run, choice: ModelChoice = "last", *, before_rl: str = "--model sft") -> TrainedModel:
     """Returns the model that is meant.
 
     Args:
         run: The run.
         choice: Which one.
+        before_rl: How whoever asks is told to take the model before RL, for the message.
 
     Raises:
         ArtifactError: if the model is missing, the manifest does not know it, or RL began from another model than the
@@ -57,12 +57,25 @@ def find_model(run: Run, choice: ModelChoice = "last") -> TrainedModel:
         return TrainedModel(stage="sft", path=path, content=content, max_history=max_history)
     path = run.require(_RL_MODEL, "rl")
     rl = _entry(run, "rl")
-    if rl["inputs"][_START] != content:
+    if rl_is_outdated(run.manifest()["stages"]):
         raise ArtifactError(
-            f"{path}: was trained from an older model than {run.path(_SFT_MODEL)}; run itemic rl again, or {_OTHER_WAY}"
+            f"{path}: was trained from an older model than {run.path(_SFT_MODEL)}; run itemic rl again, or ask for the "
+            f"model before RL: {before_rl}"
         )
     max_history = min(max_history, int(rl["config"]["max_history"]) or max_history)
     return TrainedModel(stage="rl", path=path, content=rl["outputs"][_RL_MODEL], max_history=max_history)
+
+
+def rl_is_outdated(stages: Mapping[str, Any]) -> bool:
+    """Returns whether RL began from another model than the one that ``sft`` has written since.
+
+    Args:
+        stages: The manifest's entries by stage.
+    """
+    if "rl" not in stages or "sft" not in stages:
+        return False
+    began_from = stages["rl"]["inputs"].get(_START)
+    return began_from is not None and began_from != stages["sft"]["outputs"].get(_SFT_MODEL)
 
 
 def has_rl(run: Run) -> bool:

@@ -39,6 +39,7 @@ def test_weights_that_are_none_are_named(whole_run: Run, tmp_path: Path) -> None
 
 
 def _write_log(path: Path, records: list[dict[str, float]], tail: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(record) + "\n" for record in records) + tail, encoding="utf-8")
     return path
 
@@ -62,3 +63,14 @@ def test_a_line_still_being_written_is_left_out(tmp_path: Path) -> None:
 def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         read_training_log(_write_log(tmp_path / "sft.jsonl", [{"step": 10, "loss": 5.0}], tail=line))
+
+
+def test_the_log_of_a_first_training_is_read_while_it_runs(tmp_path: Path) -> None:
+    _write_log(tmp_path / "checkpoints" / "rl" / "rl.jsonl", [{"step": 10, "loss": 5.0}])
+    under_way = read_artifacts(Run(tmp_path)).reinforcement
+    assert under_way is not None
+    assert under_way.train[0]["loss"] == 5.0
+    _write_log(tmp_path / "rl" / "rl.jsonl", [{"step": 10, "loss": 4.0}])
+    finished = read_artifacts(Run(tmp_path)).reinforcement
+    assert finished is not None
+    assert finished.train[0]["loss"] == 4.0

@@ -82,6 +82,17 @@ def test_every_signal_of_the_log_is_drawn_over_the_same_steps(artifacts: RunArti
         go.Figure(spec)
 
 
+def test_every_chart_is_a_table_too(artifacts: RunArtifacts) -> None:
+    figures = _by_key(describe_reinforcement(artifacts))
+    views = {view.label: view.table for figure in figures.values() for view in figure.views}
+    assert all(views.values())
+    assert views["Rewards"].columns == ("Step", "total", "rank aware", "rule")
+    assert all(len(table.rows) <= 20 for table in views.values())
+    assert views["Rewards"].rows[-1][0] == "299"
+    rates = [row[1] for row in views["Learning rate"].rows]
+    assert rates[0].startswith("9.8e") or rates[0].startswith("9.7e")
+
+
 def test_the_start_is_a_dashed_line(artifacts: RunArtifacts) -> None:
     curve, start = _by_key(describe_reinforcement(artifacts))["ranking"].views[0].spec["data"]
     assert start["line"]["dash"] == "dash"

@@ -393,6 +393,13 @@ def test_trouble_with_the_results_is_named(artifacts: RunArtifacts) -> None:
         assert _levels(_findings(artifacts, metrics=bent), words) == [level], words
 
 
+def test_a_training_too_short_for_a_line_of_its_log_has_its_section(artifacts: RunArtifacts) -> None:
+    short = dataclasses.replace(artifacts.training, train=(), valid=({"step": 2, "valid_loss": 3.5},))
+    section = describe_training(dataclasses.replace(artifacts, training=short))
+    assert {fact.label: fact.value for fact in section.facts} == {"Steps": "2", "Best valid loss": "3.5"}
+    assert [trace["name"] for trace in section.figures[0].views[0].spec["data"]] == ["valid"]
+
+
 def test_trouble_with_the_training_is_named(artifacts: RunArtifacts) -> None:
     log = artifacts.training
     broken = dataclasses.replace(log, train=({**log.train[0], "loss": float("nan")}, *log.train[1:]))

@@ -6,9 +6,12 @@ from typing import Any
 
 from itemic.core.errors import ArtifactError, ConfigError
 
-__all__ = ["Standing", "pick_cutoff", "ranked_names", "score", "standing"]
+__all__ = ["BEFORE_RL", "OWN_NAME", "Standing", "compared", "pick_cutoff", "ranked_names", "score", "standing"]
 
-_OWN_NAME = "itemic"
+OWN_NAME = "itemic"
+"""The run's model among the recommenders."""
+BEFORE_RL = "itemic before RL"
+"""The model that RL began with: the same model at another age, so no rival of it."""
 _USUAL_CUTOFF = 10
 
 
@@ -24,6 +27,8 @@ class Standing:
     """The best of the others by the metric; None if there is no other."""
     order: tuple[str, ...]
     """All recommenders, best first."""
+    ranked: tuple[str, ...]
+    """The focus and its rivals, best first: all but the model before RL beside the one after it."""
     comparison: Mapping[str, Any] | None
     """The paired comparison of focus and rival by the metric, turned so that ``a`` is the focus; None if not made."""
 
@@ -43,11 +48,12 @@ def standing(metrics: Mapping[str, Any], cutoff: int, focus: str | None) -> Stan
     order = ranked_names(metrics, cutoff)
     if focus is not None and focus not in order:
         raise ConfigError(f"focus {focus!r}: metrics.json has the recommenders {', '.join(sorted(order))}")
-    chosen = focus or (_OWN_NAME if _OWN_NAME in order else order[0])
-    rival = next((name for name in order if name != chosen), None)
+    chosen = focus or (OWN_NAME if OWN_NAME in order else order[0])
+    ranked = tuple(name for name in order if chosen != OWN_NAME or name != BEFORE_RL)
+    rival = next((name for name in ranked if name != chosen), None)
     label = f"NDCG@{cutoff}"
-    comparison = _comparison(metrics, chosen, rival, label)
-    return Standing(label=label, focus=chosen, rival=rival, order=order, comparison=comparison)
+    comparison = compared(metrics, chosen, rival, label)
+    return Standing(label=label, focus=chosen, rival=rival, order=order, ranked=ranked, comparison=comparison)
 
 
 def pick_cutoff(metrics: Mapping[str, Any], cutoff: int | None) -> int:
@@ -89,7 +95,15 @@ def score(metrics: Mapping[str, Any], name: str, label: str) -> Mapping[str, Any
     return found
 
 
-def _comparison(metrics: Mapping[str, Any], focus: str, rival: str | None, label: str) -> Mapping[str, Any] | None:
+def compared(metrics: Mapping[str, Any], focus: str, rival: str | None, label: str) -> Mapping[str, Any] | None:
+    """Returns the paired comparison of two recommenders, turned so that ``a`` is the first; None if not made.
+
+    Args:
+        metrics: ``metrics.json``.
+        focus: One recommender.
+        rival: The other.
+        label: The metric, ``NDCG@10`` say.
+    """
     for made in metrics.get("comparisons", ()):
         if made["metric"] == label and (made["a"], made["b"]) == (focus, rival):
             return dict(made)

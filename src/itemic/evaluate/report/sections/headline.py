@@ -13,12 +13,13 @@ from itemic.core.page.formats import (
     write_duration,
     write_interval,
     write_metric,
-    write_p_value,
     write_percent,
     write_quantity,
 )
+from itemic.core.trained_model import rl_is_outdated
 from itemic.evaluate.report.artifacts import RunArtifacts, TrainingLog
 from itemic.evaluate.report.focus import Standing, score
+from itemic.evaluate.report.gain import ALPHA, RlGain, rl_gain, write_sureness
 from itemic.evaluate.report.hits import are_log_probabilities, reliability
 from itemic.evaluate.report.sections.data_card import train_popularity
 from itemic.evaluate.report.sections.parts import Fact
@@ -28,7 +29,6 @@ from itemic.evaluate.report.sections.training import best_valid
 
 __all__ = ["Finding", "Headline", "describe_headline"]
 
-_ALPHA = 0.05
 _MANY_COLLISIONS = 0.3
 _LOW_USE = 0.5
 _MANY_COLD_TARGETS = 0.1
@@ -106,12 +106,7 @@ def _relation(mine: float, other: float) -> str:
 
 
 def _sureness(place: Standing) -> str:
-    if place.comparison is None:
-        return ""
-    p_value = write_p_value(place.comparison["p_value"])
-    sign = "" if p_value.startswith("<") else "= "
-    clear = "a clear difference" if place.comparison["p_value"] < _ALPHA else "not a clear difference"
-    return f"; {clear}, p {sign}{p_value}"
+    return "" if place.comparison is None else f"; {write_sureness(place.comparison)}"
 
 
 def _facts(artifacts: RunArtifacts, place: Standing | None, cutoff: int) -> Iterator[Fact]:
@@ -126,7 +121,7 @@ def _facts(artifacts: RunArtifacts, place: Standing | None, cutoff: int) -> Iter
             yield _lift(metrics, place)
         yield Fact(
             label="Rank among recommenders",
-            value=f"{place.order.index(place.focus) + 1} of {len(place.order)}",
+            value=f"{place.ranked.index(place.focus) + 1} of {len(place.ranked)}",
             note=f"by {place.label}",
         )
     if artifacts.quality is not None:
@@ -153,6 +148,9 @@ def _findings(artifacts: RunArtifacts, place: Standing | None, cutoff: int) -> I
     """Yields findings, warnings first."""
     found = [*_result_findings(artifacts, place, cutoff), *_training_findings(artifacts.training)]
     found += _reinforcement_findings(rl_outcome(artifacts))
+    if rl_is_outdated(artifacts.stages):
+        text = "Reinforcement learning began from an older model than the one of itemic sft: run itemic rl."
+        found.append(Finding(level="warning", text=text, section="reinforcement"))
     found += [*_catalog_findings(artifacts), *_data_findings(artifacts), *_stale_findings(artifacts.stages)]
     for level in ("warning", "note", "good"):
         yield from (finding for finding in found if finding.level == level)
@@ -162,15 +160,11 @@ def _result_findings(artifacts: RunArtifacts, place: Standing | None, cutoff: in
     metrics = artifacts.metrics
     if metrics is None or place is None:
         return
-    above = place.order[: place.order.index(place.focus)]
-    if above:
-        text = (
-            f"{len(above)} of {len(place.order) - 1} other recommenders rank above {place.focus}: {', '.join(above)}."
-        )
-        clear = place.comparison is not None and place.comparison["p_value"] < _ALPHA
-        yield Finding(level="warning" if clear else "note", text=text, section="results")
-    elif place.rival is not None:
-        yield Finding(level="good", text=f"{place.focus} ranks above every other recommender.", section="results")
+    if place.rival is not None:
+        yield _rank_finding(place, place.rival)
+    gain = rl_gain(metrics, cutoff)
+    if gain is not None:
+        yield Finding(level=_level_of(gain), text=gain.text, section="results")
     invalid = metrics["recommenders"][place.focus]["metrics"].get(f"Invalid@{cutoff}", {}).get("value")
     if invalid:
         text = f"{write_percent(invalid)} of the slots of {place.focus} hold no real, allowed item."
@@ -180,6 +174,27 @@ def _result_findings(artifacts: RunArtifacts, place: Standing | None, cutoff: in
         yield Finding(level="good", text=text, section="results")
     yield from _sample_findings(artifacts, metrics, place)
     yield from _honesty_findings(artifacts, place, cutoff)
+
+
+def _rank_finding(place: Standing, rival: str) -> Finding:
+    """Returns how the focus stands to its rivals; good or bad only where the best of them is clearly apart."""
+    above = place.ranked[: place.ranked.index(place.focus)]
+    clear = place.comparison is not None and place.comparison["p_value"] < ALPHA
+    if above:
+        others = f"{len(above)} of {len(place.ranked) - 1} other recommenders"
+        text = f"{others} rank above {place.focus}: {', '.join(above)}."
+        return Finding(level="warning" if clear else "note", text=text, section="results")
+    if clear:
+        return Finding(level="good", text=f"{place.focus} ranks above every other recommender.", section="results")
+    why = "no paired test was made" if place.comparison is None else write_sureness(place.comparison)
+    text = f"{place.focus} is level with {rival}, the best of the others: {why}."
+    return Finding(level="note", text=text, section="results")
+
+
+def _level_of(gain: RlGain) -> str:
+    if not gain.is_clear:
+        return "note"
+    return "good" if gain.difference > 0 else "warning"
 
 
 def _sample_findings(artifacts: RunArtifacts, metrics: Mapping[str, Any], place: Standing) -> Iterator[Finding]:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from itemic.core.page.formats import write_count, write_duration, write_metric, write_percent
+from itemic.core.page.formats import write_count, write_duration, write_metric, write_number, write_percent
+from itemic.core.trained_model import rl_is_outdated
 from itemic.evaluate.report.artifacts import RunArtifacts, TrainingLog
 from itemic.evaluate.report.figures import Figure, Line, Spec, Style, Table, View, line_chart, palette
 from itemic.evaluate.report.sections.parts import Fact
@@ -32,6 +33,7 @@ _TARGETS = ("valid_ndcg@10", "valid_hr@50")
 _SCORE = "valid_score"
 _HEIGHT_PX = 240
 _MARGIN = 0.02
+_MAX_ROWS = 20
 _MAIN = Style(colour="var(--focus)", symbol="circle", dash="solid", width=2.5)
 _VALID = Style(colour="var(--series-1)", symbol="diamond", dash="solid", width=2)
 _START = Style(colour="var(--muted)", symbol="circle", dash="dash", width=1.25)
@@ -111,6 +113,8 @@ class RlOutcome:
     """Steps taken; while it runs, the last step logged."""
     has_ended: bool
     """Whether the stage has finished."""
+    is_outdated: bool
+    """Whether ``sft`` has written another model since than the one it began with."""
     stopped_early: bool
     stop_reason: str
     """Why it stopped before its end, in its own words; empty where it did not say."""
@@ -158,6 +162,7 @@ def rl_outcome(artifacts: RunArtifacts) -> RlOutcome | None:
         num_validations=sum(step > 0 for step in by_step),
         num_steps=max(metrics.get("num_steps", 0), *(record["step"] for record in (*log.train[-1:], *log.valid[-1:]))),
         has_ended=bool(entry),
+        is_outdated=rl_is_outdated(artifacts.stages),
         stopped_early=bool(metrics.get("stopped_early")),
         stop_reason=str(metrics.get("stop_reason") or "").strip().rstrip("."),
     )
@@ -165,6 +170,8 @@ def rl_outcome(artifacts: RunArtifacts) -> RlOutcome | None:
 
 def _summary(outcome: RlOutcome) -> Iterator[str]:
     """Yields sentences: what was gained, and how it ended."""
+    if outcome.is_outdated:
+        yield "This began from an older model than the one of itemic sft: run itemic rl."
     if outcome.best is not None:
         yield _write_gain(outcome, outcome.best)
     at = f"at step {write_count(outcome.num_steps)}"
@@ -236,7 +243,7 @@ def _write_length(log: TrainingLog, outcome: RlOutcome) -> str:
 
 
 def _write_signal(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−")
+    return write_number(value).replace("-", "−")
 
 
 def _figures(log: TrainingLog, outcome: RlOutcome) -> Iterator[Figure]:
@@ -299,7 +306,8 @@ def _reward_figures(log: TrainingLog) -> Iterator[Figure]:
     if lines:
         caption = "Mean over all candidates: the total, and each component before its weight."
         spec = line_chart(lines, x_title="step", y_title="")
-        yield Figure(key="rewards", title="Rewards", caption=caption, views=(View(label="Rewards", spec=spec),))
+        view = View(label="Rewards", spec=spec, table=_table(log.train, figures))
+        yield Figure(key="rewards", title="Rewards", caption=caption, views=(view,))
 
 
 def _signal_figures(log: TrainingLog) -> Iterator[Figure]:
@@ -313,7 +321,7 @@ def _signal_figures(log: TrainingLog) -> Iterator[Figure]:
             spec["layout"]["yaxis"]["range"] = list(panel.y_range)
         elif panel.from_zero:
             spec["layout"]["yaxis"]["rangemode"] = "tozero"
-        views = (View(label=panel.title, spec=spec),)
+        views = (View(label=panel.title, spec=spec, table=_table(log.train, panel.figures)),)
         yield Figure(key=panel.key, title=panel.title, caption=panel.caption, views=views)
 
 
@@ -327,9 +335,27 @@ def _lines(records: Sequence[Record], figures: Sequence[tuple[str, str]], styles
     return lines
 
 
+def _table(records: Sequence[Record], figures: Sequence[tuple[str, str]]) -> Table:
+    """Returns the same figures in few rows, each the mean over as many records up to its step."""
+    shown = [(label, thin(records, key, _MAX_ROWS)) for key, label in figures]
+    shown = [(label, points) for label, points in shown if points[0]]
+    steps = sorted({step for _, (x, _) in shown for step in x})
+    by_step = [dict(zip(x, y, strict=True)) for _, (x, y) in shown]
+    rows = tuple((write_count(step), *(_write_cell(column.get(step)) for column in by_step)) for step in steps)
+    return Table(columns=("Step", *(label for label, _ in shown)), rows=rows)
+
+
+def _write_cell(value: float | None) -> str:
+    return "" if value is None else _write_signal(value)
+
+
 def _loss_figures(log: TrainingLog) -> Iterator[Figure]:
-    views = [*(loss_views(log) if any("loss" in record for record in log.train) else ())]
-    views += control_views(with_speed(log.train))
+    records = with_speed(log.train)
+    losses = [*(loss_views(log) if any("loss" in record for record in log.train) else ())]
+    tasks = sorted({key for record in log.train for key in record if key.startswith("loss/")})
+    columns = ([("loss", "all tasks")], [(key, key.removeprefix("loss/").replace("_", " ")) for key in tasks])
+    views = [replace(view, table=_table(records, names)) for view, names in zip(losses, columns, strict=False)]
+    views += [replace(view, table=_table(records, [(key, view.label)])) for key, view in control_views(records)]
     if views:
         caption = "What is minimised, step size, gradients before clipping, and speed."
         yield Figure(key="loss", title="Loss and steps", caption=caption, views=tuple(views))

@@ -60,7 +60,7 @@ class TrainingSection:
 def describe_training(artifacts: RunArtifacts) -> TrainingSection | Missing:
     """Returns the section, or what is missing for it."""
     log = artifacts.training
-    if log is None or not log.train:
+    if log is None or not (log.train or log.valid):
         return Missing.of("sft.jsonl", "sft")
     figures = list(_figures(log))
     if artifacts.alignment is not None and artifacts.alignment.train:
@@ -114,13 +114,13 @@ def loss_views(log: TrainingLog) -> tuple[View, ...]:
     return tuple(views)
 
 
-def control_views(records: Sequence[Record]) -> Iterator[View]:
-    """Yields learning rate, gradient norm and speed over the steps, those that the records have."""
+def control_views(records: Sequence[Record]) -> Iterator[tuple[str, View]]:
+    """Yields learning rate, gradient norm and speed over the steps with their names in the records that have them."""
     for key, label, hover in _CONTROLS:
         x, y = thin(records, key)
         if x:
             line = Line(name=label, x=x, y=y, style=_TOTAL, hover=hover)
-            yield View(label=label, spec=line_chart([line], x_title="step", y_title=label.lower()))
+            yield key, View(label=label, spec=line_chart([line], x_title="step", y_title=label.lower()))
 
 
 def mark_step(step: int, last_step: int) -> Spec:
@@ -141,7 +141,8 @@ def write_valid_key(key: str) -> str:
 
 
 def _facts(log: TrainingLog) -> Iterator[Fact]:
-    last, losses = log.train[-1], [record["loss"] for record in log.train if "loss" in record]
+    last = (log.train or log.valid)[-1]
+    losses = [record["loss"] for record in log.train if "loss" in record]
     epochs = f"{write_number(last['epoch'])} epochs" if "epoch" in last else ""
     yield Fact(label="Steps", value=write_count(last["step"]), note=epochs)
     if losses:
@@ -163,7 +164,7 @@ def _facts(log: TrainingLog) -> Iterator[Fact]:
 def _figures(log: TrainingLog) -> Iterator[Figure]:
     caption = f"Cross-entropy a predicted token in nats. Logs beyond {_MAX_POINTS} points are averaged."
     yield Figure(key="figure-loss", title="Loss", caption=caption, views=loss_views(log), height_px=340)
-    controls = [*_ranking_views(log), *control_views(with_speed(log.train))]
+    controls = [*_ranking_views(log), *(view for _, view in control_views(with_speed(log.train)))]
     if controls:
         caption = "Ranking quality on valid where it was measured, step size, gradients before clipping, and speed."
         title = "Behind the curve"
@@ -188,14 +189,14 @@ def _tasks(log: TrainingLog) -> list[str]:
 
 def _loss_spec(log: TrainingLog) -> Spec:
     x, y = thin(log.train, "loss")
-    lines = [Line(name="training", x=x, y=y, style=_TOTAL)]
+    lines = [Line(name="training", x=x, y=y, style=_TOTAL)] if x else []
     x, y = thin(log.valid, "valid_loss")
     if x:
         lines.append(Line(name="valid", x=x, y=y, style=_VALID, markers=True))
     spec = line_chart(lines, x_title="step", y_title="loss")
     best = best_valid(log)
     if best is not None:
-        spec["layout"] |= mark_step(best.step, log.train[-1]["step"])
+        spec["layout"] |= mark_step(best.step, (log.train or log.valid)[-1]["step"])
     return spec
 
 
