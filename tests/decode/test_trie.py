@@ -36,6 +36,12 @@ def test_children_repeat_the_first_one_where_there_are_no_more() -> None:
     assert is_child.tolist() == [[[True, False], [True, True]]]
 
 
+def test_the_path_to_a_leaf() -> None:
+    trie = Trie.from_codes(np.array([[0, 1], [0, 2], [1, 0], [1, 0]]), (2, 3))
+    path = trie.path(torch.tensor([[2, -1], [0, 1]]))
+    assert [nodes.tolist() for nodes in path] == [[[0, -1], [0, 0]], [[1, -1], [0, 0]], [[2, -1], [0, 1]]]
+
+
 def test_removed_items_leave_no_path(make_catalog) -> None:
     catalog = make_catalog([[0, 0], [0, 1], [1, 1]], (2, 2)).remove([2])
     trie = Trie.from_catalog(catalog)

@@ -132,7 +132,8 @@ class RlConfig:
     """Share of the training rows that are asked about, the newest ones; less than 1 where tastes drift and what is
     recommended next lies after the log."""
     exclude_history: bool | None = None
-    """Whether items of the history are no candidates; by default where the dataset has no repeats, as in evaluation."""
+    """Whether items that the user had before, in the prompt or earlier, are no candidates; by default where the dataset
+    has no repeats, as in evaluation."""
     questions_per_batch: int = 16
     """Questions of a micro-batch; ``training.accumulation_steps`` of them make an optimiser step."""
     steps_per_rollout: int = 1

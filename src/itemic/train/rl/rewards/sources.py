@@ -34,4 +34,4 @@ class RewardSources:
     cache: Path
     """Folder for what takes long to make; made where it is missing."""
     excludes_history: bool
-    """Whether a question's history items are never recommended."""
+    """Whether items that the user had before are never recommended."""
