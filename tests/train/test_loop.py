@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +36,17 @@ class LineLearner(LearnerHooks):
     def __init__(self, die_at: int = 0, valid: list[float] | None = None) -> None:
         self.module, self.task_names, self.lower_is_better = Line(), ["line"], True
         self.die_at, self.valid, self.num_batches = die_at, valid, 0
+        self.reason, self.calls = "", list[str]()
+
+    def after_step(self) -> None:
+        self.calls.append("after_step")
+
+    def pop_figures(self) -> dict[str, float]:
+        self.calls.append("pop_figures")
+        return {}
+
+    def reason_to_stop(self) -> str:
+        return self.reason
 
     def micro_batches(self, epoch: int) -> list[list[float]]:
         generator = torch.Generator().manual_seed(epoch)
@@ -119,6 +132,81 @@ def test_a_loss_that_is_no_number_stops_with_a_remedy(tmp_path: Path) -> None:
         learner.module.weight.fill_(float("nan"))
     with pytest.raises(ConfigError, match="loss is not finite at step 1: lower learning_rate"):
         run(learner, tmp_path)
+
+
+class Break(torch.autograd.Function):
+    """What it is given, with a gradient that is not finite."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * torch.inf
+
+
+class BrokenLine(Line):
+    """From one micro-batch on its loss is not finite, or its gradient alone."""
+
+    def __init__(self, broken: str, first: int) -> None:
+        super().__init__()
+        self.broken, self.first, self.seen = broken, first, 0
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        loss = super().forward(batch)
+        self.seen += 1
+        if self.seen < self.first:
+            return loss
+        return Break.apply(loss) if self.broken == "gradient" else loss + torch.inf
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_numbers_that_are_not_finite_never_reach_the_parameters(tmp_path: Path, broken: str) -> None:
+    learner = LineLearner()
+    learner.module = BrokenLine(broken, 4)
+    with pytest.raises(ConfigError, match=f"the {broken} is not finite at step 2: lower learning_rate"):
+        run(learner, tmp_path, accumulation_steps=2)
+    assert learner.module.weight.isfinite().all()
+    assert learner.module.weight != 0
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_numbers_that_are_not_finite_leave_the_best_parameters_and_a_reason(tmp_path: Path, broken: str) -> None:
+    settings = {"epochs": 5, "validate_at_start": True, "schedule": "constant", "warmup": 0.0}
+    learner = LineLearner(valid=[3.0, 1.0, 2.0])
+    learner.module = BrokenLine(broken, 26)
+    result = run(learner, tmp_path / "broken", **settings)
+    assert result.stop_reason == f"the {broken} is not finite at step 26: lower learning_rate or max_grad_norm"
+    assert (result.num_steps, result.best_step, result.stopped_early) == (25, 10, True)
+    assert (result.first_figures, result.best_figures) == ({"valid_loss": 3.0}, {"valid_loss": 1.0})
+    until_best = LineLearner(valid=[3.0, 1.0])
+    run(until_best, tmp_path / "until_best", max_steps=10, **settings)
+    assert torch.equal(learner.module.weight, until_best.module.weight)
+    again = LineLearner(valid=[])
+    rerun = run(again, tmp_path / "broken", **settings)
+    assert replace(rerun, wall_time_s=result.wall_time_s) == result
+    assert again.num_batches == 0, "a run that is started again does not die again"
+    assert torch.equal(again.module.weight, learner.module.weight)
+
+
+class SoonEnough(LineLearner):
+    """Asks to stop because of what its last validation shows."""
+
+    def validate(self) -> dict[str, float]:
+        self.reason = "enough" if self.num_batches == 7 else ""
+        return super().validate()
+
+
+def test_a_reason_that_the_last_validation_gives_is_told(tmp_path: Path) -> None:
+    result = run(SoonEnough(), tmp_path, max_steps=7)
+    assert (result.stop_reason, result.stopped_early, result.num_steps) == ("enough", True, 7)
+
+
+def test_a_step_is_shown_once_and_before_its_figures_are_asked_for(tmp_path: Path) -> None:
+    learner = LineLearner()
+    run(learner, tmp_path, max_steps=4, checkpoint_every_s=1000.0)
+    assert learner.calls == ["after_step", "after_step", "pop_figures"] * 2
 
 
 def test_parameters_of_another_model_are_refused(tmp_path: Path) -> None:

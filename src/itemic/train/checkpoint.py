@@ -47,8 +47,14 @@ class Progress:
     best_value: float | None = None
     """Best validation figure so far."""
     best_step: int = 0
+    best_figures: dict[str, float] = field(default_factory=dict)
+    """All figures of that validation."""
+    first_figures: dict[str, float] = field(default_factory=dict)
+    """Validation before the first step; empty where there was none."""
     num_without_gain: int = 0
     """Validations since the best one."""
+    stop_reason: str = ""
+    """What was not finite, so that a run that is started again does not die again; empty where all was."""
     wall_time_s: float = 0.0
     """Seconds trained, over all parts of an interrupted run."""
     log_bytes: int = 0

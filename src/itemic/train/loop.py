@@ -8,10 +8,10 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from itemic.train.checkpoint import (
     save_checkpoint,
     save_parameters,
 )
+from itemic.train.protocol import Learner, LearnerHooks
 
 __all__ = ["Learner", "LearnerHooks", "TrainConfig", "TrainResult", "train"]
 
@@ -113,87 +114,11 @@ class TrainResult:
     wall_time_s: float
     """Seconds of training and validation, over all parts of an interrupted run."""
     stop_reason: str = ""
-    """What the learner said when it asked to stop; empty where it did not."""
-
-
-class LearnerHooks:
-    """What most learners have no use for: inherit it and override what is needed."""
-
-    def before_step(self, batches: Sequence[Any], device: torch.device) -> None:
-        """Prepares the micro-batches of the coming step with the parameters as they are: asks the policy, say."""
-        return
-
-    def pop_figures(self) -> dict[str, float]:
-        """Returns whatever else belongs in the log, of the steps since it was last asked."""
-        return {}
-
-    def reason_to_stop(self) -> str:
-        """Returns why the training should end after this step; empty where it should not."""
-        return ""
-
-    def state(self) -> dict[str, Tensor]:
-        """Returns what a checkpoint must hold beside parameters and counters."""
-        return {}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what ``state`` returned."""
-        return
-
-
-@runtime_checkable
-class Learner(Protocol):
-    """What the loop trains; the last five methods are in LearnerHooks for those who have no use for them."""
-
-    @property
-    def module(self) -> nn.Module:
-        """Maps a collated batch to the sum of losses of each task; its parameters are trained."""
-        ...
-
-    @property
-    def task_names(self) -> Sequence[str]:
-        """Name of each task, for the log."""
-        ...
-
-    @property
-    def lower_is_better(self) -> bool:
-        """Whether the figure that validation is judged by should fall."""
-        ...
-
-    def micro_batches(self, epoch: int) -> Sequence[Any]:
-        """Returns the epoch's batches, the same ones whenever asked for the same epoch."""
-        ...
-
-    def label_counts(self, batch: Any) -> Sequence[int]:
-        """Returns the number of labels of each task in a batch."""
-        ...
-
-    def collate(self, batch: Any, device: torch.device) -> tuple[Any, int]:
-        """Returns a batch as the module takes it, and its number of tokens."""
-        ...
-
-    def validate(self) -> dict[str, float]:
-        """Returns validation figures, the deciding one first; empty where there is nothing to validate on."""
-        ...
-
-    def before_step(self, batches: Sequence[Any], device: torch.device) -> None:
-        """Prepares the micro-batches of the coming step with the parameters as they are: asks the policy, say."""
-        ...
-
-    def pop_figures(self) -> dict[str, float]:
-        """Returns whatever else belongs in the log, of the steps since it was last asked."""
-        ...
-
-    def reason_to_stop(self) -> str:
-        """Returns why the training should end after this step; empty where it should not."""
-        ...
-
-    def state(self) -> dict[str, Tensor]:
-        """Returns what a checkpoint must hold beside parameters and counters."""
-        ...
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what ``state`` returned."""
-        ...
+    """Why the training was given up: what the learner said, or that the loss was not finite; empty where it was not."""
+    first_figures: dict[str, float] = field(default_factory=dict)
+    """Validation before the first step; empty where there was none."""
+    best_figures: dict[str, float] = field(default_factory=dict)
+    """Validation of ``best_step``; empty where there is none."""
 
 
 def train(
@@ -221,7 +146,8 @@ def train(
         tracker_folder: Where trackers write; None takes the log's folder.
 
     Raises:
-        ConfigError: if the loss is no longer finite, or the device or a tracker is not there.
+        ConfigError: if loss or gradient are not finite and no validation chose parameters to fall back to, or the
+            device or a tracker is not there.
     """
     loop = _Loop(learner, config, folder, log_path, fingerprint, seed, tracker_folder or log_path.parent)
     return loop.run()
@@ -261,7 +187,6 @@ class _Loop:
         self.module, self.optimizer = self.accelerator.prepare(self.bare_module, optimizer)
         if resumed is not None:
             learner.restore(load_learner_state(folder / "last"))
-        self.stop_reason = ""
         self.started = time.perf_counter() - self.progress.wall_time_s
         self.last_checkpoint = time.perf_counter()
         self._open_log(resumed is not None)
@@ -269,8 +194,8 @@ class _Loop:
     def run(self) -> TrainResult:
         """Runs the epochs that are left."""
         progress = self.progress
-        self.stop_reason = self.learner.reason_to_stop()  # a run that was killed after it was stopped stays stopped
-        stopped_early = self._is_out_of_patience() or bool(self.stop_reason)
+        # A run that was killed after it was stopped stays stopped.
+        stopped_early = self._is_out_of_patience() or bool(self._stop_reason())
         if self.config.validate_at_start and progress.validated_step < 0:
             self._validate()
         with progress_bar("training", total=self._num_steps_estimate()) as advance:
@@ -280,8 +205,9 @@ class _Loop:
                 if stopped_early or self._is_over():
                     break
                 progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
-        if progress.validated_step < progress.step:
+        if progress.validated_step < progress.step and not progress.stop_reason:
             self._validate()
+        stop_reason = self._stop_reason()  # the last validation may be the one that gives one
         self._checkpoint()
         self.accelerator.wait_for_everyone()
         best_path = self.folder / "best.safetensors"
@@ -292,9 +218,11 @@ class _Loop:
             num_steps=progress.step,
             best_step=progress.best_step if progress.best_value is not None else progress.step,
             best_value=progress.best_value,
-            stopped_early=stopped_early,
+            stopped_early=stopped_early or bool(stop_reason),
             wall_time_s=progress.wall_time_s,
-            stop_reason=self.stop_reason,
+            stop_reason=stop_reason,
+            first_figures=progress.first_figures,
+            best_figures=progress.best_figures,
         )
 
     def _run_epoch(self, advance: Callable[[int, str], None]) -> bool:
@@ -304,8 +232,11 @@ class _Loop:
         note = ""
         for index in range(progress.step_in_epoch, len(steps)):
             grad_norm = self._step(steps[index], (progress.epoch + (index + 0.5) / len(steps)) / config.epochs)
+            if progress.stop_reason:
+                return True
             progress.step += 1
             progress.step_in_epoch = index + 1
+            self.learner.after_step()
             if progress.step % config.log_every_steps == 0:
                 note = f"loss {self._log_step(grad_norm, progress.epoch + (index + 1) / len(steps)):.4f}"
             advance(1, note)
@@ -313,8 +244,7 @@ class _Loop:
             every = config.validate_every_steps
             due = progress.step % every == 0 if every else is_last
             out_of_patience = due and self._validate()
-            self.stop_reason = self.learner.reason_to_stop()
-            if out_of_patience or self.stop_reason:
+            if out_of_patience or self._stop_reason():
                 return True
             if time.perf_counter() - self.last_checkpoint >= config.checkpoint_every_s:
                 self._checkpoint()
@@ -323,7 +253,10 @@ class _Loop:
         return False
 
     def _step(self, batches: Sequence[Any], progress: float) -> float:
-        """Takes one optimiser step over the given micro-batches of all processes; returns the gradient norm."""
+        """Takes one optimiser step over the given micro-batches of all processes; returns the gradient norm.
+
+        A step whose loss or gradient is not finite is not taken: see ``_give_up``.
+        """
         accelerator, config = self.accelerator, self.config
         if config.max_steps:
             progress = max(progress, (self.progress.step + 0.5) / config.max_steps)
@@ -337,19 +270,34 @@ class _Loop:
             self.learner.before_step(mine, self.device)
         self.module.train()
         share = accelerator.num_processes / float(counts.sum())
+        sums, tokens = [], 0
         for index in range(-(-len(batches) // accelerator.num_processes)):
             # A process without a batch of its own takes part in the gradient exchange with a weight of nothing.
             batch, weight = (mine[index], share) if index < len(mine) else (batches[0], 0.0)
-            self._backward(batch, weight, is_last=(index + 1) * accelerator.num_processes >= len(batches))
+            is_last = (index + 1) * accelerator.num_processes >= len(batches)
+            found, num_tokens = self._backward(batch, weight, is_last=is_last)
+            if weight:
+                sums.append(found)
+                tokens += num_tokens
         norm = accelerator.clip_grad_norm_(self.module.parameters(), config.max_grad_norm or math.inf)
-        self.optimizer.step()
+        losses = torch.stack(sums).cpu().double() if sums else torch.zeros(0)
+        broken = self._broken(losses, float(norm))
+        if not broken:
+            self.optimizer.step()
         self.optimizer.zero_grad()
+        if broken:
+            self._give_up(broken)
+            return float(norm)
+        for loss in losses:
+            self.task_sums += loss
+        self.progress.tokens += tokens
         self.progress.task_counts = [
             before + now for before, now in zip(self.progress.task_counts, counts.tolist(), strict=True)
         ]
         return float(norm)
 
-    def _backward(self, batch: Any, weight: float, *, is_last: bool) -> None:
+    def _backward(self, batch: Any, weight: float, *, is_last: bool) -> tuple[Tensor, int]:
+        """Returns the losses of each task, and the number of tokens."""
         tensors, num_tokens = self.learner.collate(batch, self.device)
         if is_last:
             sums = self.module(tensors)
@@ -358,13 +306,28 @@ class _Loop:
             with self.accelerator.no_sync(self.module):
                 sums = self.module(tensors)
                 self.accelerator.backward(sums.sum() * weight)
-        if not torch.isfinite(sums.detach()).all():
-            raise ConfigError(
-                f"the loss is not finite at step {self.progress.step + 1}: lower learning_rate or max_grad_norm"
-            )
-        if weight:
-            self.task_sums += sums.detach().cpu().double()
-            self.progress.tokens += num_tokens
+        return sums.detach(), num_tokens
+
+    def _broken(self, losses: Tensor, norm: float) -> str:
+        """Returns what is not finite, in all processes alike; empty where everything is."""
+        # Parameters stay what they were: one step of an infinite gradient makes all of them NaN.
+        flags = torch.tensor([not losses.isfinite().all(), not math.isfinite(norm)], device=self.device)
+        loss, gradient = self.accelerator.reduce(flags.float(), reduction="sum").tolist()
+        return "loss" if loss else "gradient" if gradient else ""
+
+    def _give_up(self, broken: str) -> None:
+        """Ends the training with the best parameters so far.
+
+        Raises:
+            ConfigError: if no validation has chosen any.
+        """
+        reason = f"the {broken} is not finite at step {self.progress.step + 1}: lower learning_rate or max_grad_norm"
+        if self.progress.best_value is None:
+            raise ConfigError(reason)
+        self.progress.stop_reason = reason
+
+    def _stop_reason(self) -> str:
+        return self.progress.stop_reason or self.learner.reason_to_stop()
 
     def _validate(self) -> bool:
         """Logs the validation figures and keeps the best parameters; returns whether patience ran out."""
@@ -376,10 +339,13 @@ class _Loop:
         if not figures:
             return False
         self._write({"step": progress.step, **{name: round(value, 6) for name, value in figures.items()}})
+        if progress.step == 0:
+            progress.first_figures = figures
         value = next(iter(figures.values()))
         best = progress.best_value
         if best is None or (value < best if self.learner.lower_is_better else value > best):
             progress.best_value, progress.best_step, progress.num_without_gain = value, progress.step, 0
+            progress.best_figures = figures
             if self.accelerator.is_main_process:
                 save_parameters(self.folder / "best.safetensors", self.bare_module)
             self._checkpoint()  # so that the best figure and the best parameters are always of one step

@@ -91,11 +91,14 @@ def run_training_stage(
         _log_settings(name, config, seed)
         _recover_log(place, log_path)
         model, result = train_model(place)
+        if result.stop_reason:
+            log.warning("%s: stopped at step %s: %s", name, result.num_steps, result.stop_reason)
         with atomic_path(log_path) as temporary:
             # A copy, so that a kill before the end finds the checkpoint's log where it was.
             shutil.copyfile(place.log_path, temporary)
             model.save(run.path(f"{folder}model"))
         shutil.rmtree(checkpoints, ignore_errors=True)
+        log.info("%s: model in %s, its curves in %s", name, run.path(f"{folder}model"), log_path)
         figures = {
             "num_parameters": sum(parameter.numel() for parameter in model.network.parameters()),
             "num_steps": result.num_steps,
@@ -104,7 +107,7 @@ def run_training_stage(
             "stopped_early": result.stopped_early,
             "train_s": round(result.wall_time_s, 1),
         }
-        return figures | ({"stop_reason": result.stop_reason} if result.stop_reason else {})
+        return figures | _gain(result) | ({"stop_reason": result.stop_reason} if result.stop_reason else {})
 
     outputs = [f"{folder}model", f"{folder}{name}.jsonl"]
     return run.stage(name, work, config=settings, inputs=inputs, outputs=outputs, seed=seed, force=force)
@@ -138,6 +141,18 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def _gain(result: TrainResult) -> dict[str, float]:
+    """Returns the validation figures before the first step and of the model that is kept, where there are both."""
+    if not result.first_figures:
+        return {}
+    named = {"before": result.first_figures, "after": result.best_figures}
+    return {
+        f"valid_{when}_{name.removeprefix('valid_')}": value
+        for when, figures in named.items()
+        for name, value in figures.items()
+    }
 
 
 def _deciding_settings(config: Any) -> dict[str, Any]:

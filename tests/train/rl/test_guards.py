@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,12 +43,70 @@ def test_entropy_that_falls_below_its_share_of_the_first_window() -> None:
 
 def test_answers_that_are_all_the_same() -> None:
     watched = guard(min_distinct=0.25)
-    watched.see_step({"distinct": 0.25})
-    watched.see_step({"distinct": 0.25})
+    for distinct in (0.9, 0.7, 0.2, 0.2):  # windows of 0.8 and 0.2: a quarter, not below it
+        watched.see_step({"distinct": distinct})
     assert watched.reason == ""
-    watched.see_step({"distinct": 0.25})
-    watched.see_step({"distinct": 0.125})
-    assert "only 19% of a group's answers were distinct, below 25%: raise rollout.temperature" in watched.reason
+    watched.see_step({"distinct": 0.2})
+    watched.see_step({"distinct": 0.1})
+    assert "answers that are distinct fell from 80% to 15%, below 0.25 of the start: raise rollout" in watched.reason
+
+
+def test_a_sampler_whose_draws_were_alike_from_the_start_has_not_collapsed() -> None:
+    watched = guard(min_distinct=0.25)
+    for _ in range(6):
+        watched.see_step({"distinct": 0.125})
+    assert watched.reason == ""
+
+
+HACKED = [(1.0, 0.5), (1.2, 0.5), (1.5, 0.46), (1.5, 0.44)]
+"""Windows of one step of the collaborative reward and of the rule: 12% of the second are lost in the end."""
+
+
+def hackable() -> CollapseGuard:
+    return CollapseGuard(GuardConfig(**OFF | {"window": 1}), may_be_hacked="collaborative")  # type: ignore[arg-type]
+
+
+def show(watched: CollapseGuard, figures: list[tuple[float, float]]) -> None:
+    for collaborative, right in figures:
+        watched.see_step({"reward/collaborative": collaborative, "reward/rule": right})
+
+
+def test_a_reward_that_rises_while_answers_get_worse_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    watched = hackable()
+    show(watched, HACKED[:3])
+    assert caplog.text == "", "so small a fall is chance"
+    show(watched, [*HACKED[3:], *HACKED])
+    assert caplog.text.count("reward hacking") == 1
+    assert "reward/collaborative rose from 1.0000 to 1.5000 while reward/rule fell from 0.5000 to 0.4400" in caplog.text
+    assert watched.reason == ""
+
+
+def test_a_validation_score_that_falls_is_named_too(caplog: pytest.LogCaptureFixture) -> None:
+    watched = hackable()
+    watched.see_score(0.2)
+    watched.see_score(0.1)
+    show(watched, [(-1.0, 0.5), (-0.5, 0.5)])
+    assert "from -1.0000 to -0.5000 while validation score fell from 0.2000 to 0.1000" in caplog.text
+
+
+@pytest.mark.parametrize("figures", [[(1.0, 0.5), (0.9, 0.1)], [(1.0, 0.5), (2.0, 0.6)], []])
+def test_what_falls_together_or_rises_together_is_not_warned_of(
+    caplog: pytest.LogCaptureFixture, figures: list[tuple[float, float]]
+) -> None:
+    show(hackable(), figures)
+    show(guard(), HACKED)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("cut", range(len(HACKED) + 1))
+def test_the_warning_is_given_once_over_a_resume(caplog: pytest.LogCaptureFixture, cut: int) -> None:
+    before, after = hackable(), hackable()
+    before.see_score(0.2)
+    show(before, HACKED[:cut])
+    after.restore(before.state())
+    show(after, HACKED[cut:])
+    show(after, HACKED)
+    assert caplog.text.count("reward hacking") == 1
 
 
 def test_steps_that_go_on_with_a_roll_out_have_no_figures_of_answers() -> None:
@@ -133,7 +192,7 @@ def test_a_guard_that_is_restored_goes_on_where_it_was(bounds: dict[str, float],
     assert whole.reason
     for step in STEPS[:cut]:
         step(before)
-    after.restore(before.state() | {"other": before.state()["guard.firsts"]})
+    after.restore(before.state() | {"other": torch.tensor(1.0)})
     assert after.reason == before.reason
     for step in STEPS[cut:]:
         step(after)

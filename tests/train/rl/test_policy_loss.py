@@ -67,7 +67,7 @@ def judge_of(policy: Any, changes: dict[str, Any], reference: Reference | None =
 def loss_and_gradients(policy: Any, config: RlConfig, batches: list[JudgedBatch]) -> tuple[Tensor, list[Tensor]]:
     """The loss of one optimiser step, by task, and its gradients."""
     num_questions = sum(len(batch.task) for batch in batches)
-    tokens = sum(batch.num_answer_tokens for batch in batches) / num_questions
+    tokens = torch.stack([batch.num_answer_tokens for batch in batches]).sum() / num_questions
     module = PolicyLoss(policy, 2, objective_of(config), config.rollout.temperature, record=lambda figures: None)
     policy.network.zero_grad()
     total = torch.zeros(2)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from itemic.core.errors import ConfigError
 from itemic.core.seeds import derive_rng
 from itemic.train.loop import LearnerHooks
 from itemic.train.rl.config import RlConfig
@@ -27,6 +28,8 @@ Ranking = Callable[[], dict[str, float]]
 """Ranks validation users with the model as it is; returns ``valid_ndcg@10`` and ``valid_hr@50`` among others."""
 
 _FIRST_HIT_RATE = "first_hit_rate"
+_HACKED = "collaborative"
+"""The reward that a model gives, which can rise without anybody being served better."""
 _ROLLOUTS_PER_EPOCH = 1 << 32
 """More than an epoch can have; epochs with fractional task weights differ in how many they have."""
 
@@ -81,23 +84,26 @@ class RlLearner(LearnerHooks):
         self.module, self.task_names = module, bank.task_names
         self._bank, self._judge, self._config, self._figures = bank, judge, config, figures
         self._reference, self._ranking, self._seed = reference, ranking, seed
-        self._guard = CollapseGuard(config.guards)
+        self._guard = CollapseGuard(config.guards, may_be_hacked=_HACKED if config.rewards.get(_HACKED, 0) > 0 else "")
         self._first_hit_rate: float | None = None
         self._rollout = -1
         self._judged: list[JudgedBatch] = []
         self._saved: dict[str, Tensor] = {}
-        self._tokens_per_question = 1.0
+        self._tokens_per_question: Tensor | float = 1.0
         self.micro_batches = functools.lru_cache(maxsize=1)(self._micro_batches)
 
     def _micro_batches(self, epoch: int) -> list[QuestionBatch]:
         """Returns the epoch's batches, each as often as its roll-out is learned from.
 
-        What does not fill a roll-out at the epoch's end is left out, unless the epoch is one roll-out alone.
+        What does not fill a roll-out at the epoch's end is left out. An epoch smaller than that is one roll-out, of as
+        many steps as it fills; one smaller than a step is one step.
         """
         config, rng = self._config, derive_rng(self._seed, "epoch", epoch)
-        size = config.training.accumulation_steps * config.steps_per_rollout
-        parts = self._bank.micro_batches(self._bank.epoch(rng), config.questions_per_batch, rng, size)
-        size = min(len(parts), size)
+        most = config.training.accumulation_steps * config.steps_per_rollout
+        parts = self._bank.micro_batches(self._bank.epoch(rng), config.questions_per_batch, rng, most)
+        if not parts:
+            raise ConfigError(f"tasks {dict(config.tasks)}: epoch {epoch} draws no question; raise the weights")
+        size = self._rollout_size(len(parts))
         num_rollouts = len(parts) // size
         batches: list[QuestionBatch] = []
         for index in range(num_rollouts):
@@ -107,6 +113,19 @@ class RlLearner(LearnerHooks):
             for _ in range(config.inner_epochs):
                 batches.extend(QuestionBatch(plan=plan, part=int(part)) for part in rng.permutation(size))
         return batches
+
+    def _rollout_size(self, num_parts: int) -> int:
+        """Returns the number of micro-batches that are answered at once: whole steps, where an epoch has one."""
+        per_step, steps = self._config.training.accumulation_steps, self._config.steps_per_rollout
+        if num_parts >= per_step:
+            return min(num_parts // per_step, steps) * per_step
+        if self._config.inner_epochs > 1:
+            raise ConfigError(
+                f"inner_epochs {self._config.inner_epochs}: an epoch has {num_parts} micro-batches and a step takes "
+                f"{per_step}, so a step would hold a question twice: lower training.accumulation_steps or "
+                "questions_per_batch"
+            )
+        return num_parts
 
     def label_counts(self, batch: QuestionBatch) -> list[int]:
         """Returns the number of questions of each task."""
@@ -128,9 +147,10 @@ class RlLearner(LearnerHooks):
                 self._judged = self._judge.answer_and_judge(questions, trees, plan.number)
             self._saved = {}
             self._rollout = plan.number
-        step = [self._judged[batch.part] for batch in batches]
-        num_questions = sum(len(judged.task) for judged in step)
-        self._tokens_per_question = sum(judged.num_answer_tokens for judged in step) / num_questions
+        if self._config.objective == "grpo" and self._config.grpo.normalize == "token":
+            step = [self._judged[batch.part] for batch in batches]
+            num_tokens = torch.stack([judged.num_answer_tokens for judged in step]).sum().clamp(min=1)
+            self._tokens_per_question = num_tokens / sum(len(judged.task) for judged in step)
 
     def collate(self, batch: QuestionBatch, device: torch.device) -> tuple[JudgedBatch, int]:
         """Returns a part's answers, and its number of tokens."""
@@ -149,19 +169,20 @@ class RlLearner(LearnerHooks):
         self._guard.see_score(score)
         return {"valid_score": score, **figures}
 
+    def after_step(self) -> None:
+        """Shows the step's figures to the guard."""
+        self._guard.see_step(self._figures.end_step())
+
     def pop_figures(self) -> dict[str, float]:
         """Returns rewards, entropy, divergence and the rest as means over the steps since it was last asked."""
-        self._end_step()
         return self._figures.pop()
 
     def reason_to_stop(self) -> str:
         """Returns what collapsed; empty where nothing did."""
-        self._end_step()
         return self._guard.reason
 
     def state(self) -> dict[str, Tensor]:
         """Returns the roll-out that is being learned from, the reference where it moves, and what guards have seen."""
-        self._end_step()
         first = self._first_hit_rate
         return {
             **({} if first is None else {_FIRST_HIT_RATE: torch.tensor(first, dtype=torch.float64)}),
@@ -180,8 +201,3 @@ class RlLearner(LearnerHooks):
         if self._reference is not None:
             self._reference.restore(state)
         self._saved = dict(state)
-
-    def _end_step(self) -> None:
-        figures = self._figures.end_step()
-        if figures:
-            self._guard.see_step(figures)

@@ -3,6 +3,7 @@
 Knows no roll-out and no reward: what was answered and how it was judged comes with the batch.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from itemic.train.rl.config import GrpoConfig, RlConfig
 from itemic.train.rl.objectives import k3_kl, mean_over_sequences, policy_terms, sum_over_constant, sum_over_tokens
 from itemic.train.rl.preferences import dpo_loss, sdpo_loss
 
-__all__ = ["JudgedBatch", "PolicyLoss", "grpo_loss", "objective_of", "preference_loss"]
+__all__ = ["JudgedBatch", "PolicyLoss", "QuestionLoss", "grpo_loss", "objective_of", "preference_loss"]
 
 Figures = dict[str, Tensor]
 """Figures of a batch by name, each a scalar without gradient."""
@@ -42,16 +43,16 @@ class JudgedBatch:
     """Log-probabilities under the policy that answered; None where that is the policy that learns."""
     ref_logprobs: Float[Tensor, "B G L"] | None
     """Log-probabilities under the reference; None where there is none."""
-    tokens_per_question: float = 1.0
-    """Tokens of all answers of the optimiser step, over its number of questions."""
+    tokens_per_question: Float[Tensor, ""] | float = 1.0
+    """Tokens of all answers of the optimiser step, over its number of questions; read by ``normalize: token``."""
 
     @property
-    def num_answer_tokens(self) -> int:
-        """Tokens of all answers; waits for the device."""
-        return int(self.rows.is_token.sum())
+    def num_answer_tokens(self) -> Int[Tensor, ""]:
+        """Tokens of all answers."""
+        return self.rows.is_token.sum()
 
 
-Objective = Callable[[Float[Tensor, "B G L"], JudgedBatch], tuple[Float[Tensor, "B"], Figures]]
+QuestionLoss = Callable[[Float[Tensor, "B G L"], JudgedBatch], tuple[Float[Tensor, "B"], Figures]]
 """From log-probabilities under the policy that learns to the loss of each question, and figures."""
 
 
@@ -62,7 +63,7 @@ class PolicyLoss(nn.Module):
         self,
         model: SidModel,
         num_tasks: int,
-        objective: Objective,
+        question_loss: QuestionLoss,
         temperature: float,
         record: Callable[[Mapping[str, Tensor]], None],
     ) -> None:
@@ -71,24 +72,24 @@ class PolicyLoss(nn.Module):
         Args:
             model: Its network becomes this module's only child, so these parameters are the network's.
             num_tasks: Number of tasks whose losses are told apart.
-            objective: The loss.
+            question_loss: The loss of each question.
             temperature: Of the roll-out, so that the policy that learns is the one that answered.
             record: Takes the figures of each batch.
         """
         super().__init__()
         self.network = model.network
-        self._model = (model,)  # in a tuple, so that no parameter is registered twice
-        self._num_tasks, self._objective, self._temperature, self._record = num_tasks, objective, temperature, record
+        self._logprobs = functools.partial(candidate_logprobs, model, temperature=temperature)
+        self._num_tasks, self._question_loss, self._record = num_tasks, question_loss, record
 
     def forward(self, batch: JudgedBatch) -> Float[Tensor, "num_tasks"]:
         """Returns the sums for a batch."""
-        logprobs, entropy = candidate_logprobs(self._model[0], batch.rows, batch.answers, self._temperature)
-        loss, figures = self._objective(logprobs, batch)
+        logprobs, entropy = self._logprobs(batch.rows, batch.answers)
+        loss, figures = self._question_loss(logprobs, batch)
         self._record({"entropy": _mean(entropy, batch.rows.is_token), **figures})
         return sum_by_task(loss, batch.task, self._num_tasks)
 
 
-def objective_of(config: RlConfig) -> Objective:
+def objective_of(config: RlConfig) -> QuestionLoss:
     """Returns the loss that the config asks for."""
     if config.objective == "grpo":
         return lambda logprobs, batch: grpo_loss(logprobs, batch, config.grpo)
