@@ -1,5 +1,6 @@
 """The settings of the stage rl; knows what they mean, not what is done with them."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -28,7 +29,8 @@ class GrpoConfig:
     """Group-relative policy optimisation.
 
     Its relatives: Dr. GRPO is ``advantages: none, normalize: constant``; DAPO ``normalize: token, clip_high: 0.28``;
-    GSPO ``ratio: sequence, clip_low: 3e-4, clip_high: 4e-4``.
+    GSPO ``ratio: sequence, clip_low: 3e-4, clip_high: 4e-4``. The ratio and its bounds come into play only with
+    ``inner_epochs`` or ``steps_per_rollout`` above 1: in a roll-out's first step every ratio is 1.
     """
 
     advantages: AdvantageScale = "group"
@@ -139,7 +141,8 @@ class RlConfig:
     steps_per_rollout: int = 1
     """Optimiser steps among which the questions of one roll-out are divided."""
     inner_epochs: int = 1
-    """Times that the answers of one roll-out are learned from; above 1 the ratio to the old policy counts."""
+    """Times that the answers of one roll-out are learned from. Above 1, as with ``steps_per_rollout``, the ratio to the
+    policy that answered counts."""
     max_valid_examples: int = 1000
     """Validation examples that are ranked; 0 ranks all."""
     valid_beams: int = 50
@@ -159,6 +162,11 @@ class RlConfig:
             raise ConfigError(f"newest_share: expected above 0 and at most 1, found {self.newest_share}")
         if self.objective == "grpo" and self.rollout.group_size < 2:
             raise ConfigError("rollout.group_size: expected at least 2, for advantages compare the answers of a group")
+        if self.objective != "grpo" and self.rollout.add_ground_truth:
+            raise ConfigError(
+                f"rollout.add_ground_truth: {self.objective} always has the target, and would reject one answer less; "
+                "leave it out"
+            )
         if self.lora.dropout not in (0, LoraConfig.dropout):
             raise ConfigError(f"lora.dropout {self.lora.dropout}: RL drops nothing; leave it out")
 
@@ -174,16 +182,39 @@ class RlConfig:
 
     @property
     def unread(self) -> list[str]:
-        """Names of the settings that were changed though nothing reads them beside the others."""
-        is_grpo, default = self.objective == "grpo", RlConfig()
-        draws_negatives = not is_grpo and self.preference.negatives == "uniform"
+        """Names of the settings that were changed though nothing reads them beside the others, ``grpo.ratio`` say."""
+        default = RlConfig()
+        names = [name for name in self._idle_sections() if getattr(self, name) != getattr(default, name)]
+        for section, fields in self._idle_fields().items():
+            mine, theirs = getattr(self, section), getattr(default, section)
+            names += [f"{section}.{name}" for name in fields if getattr(mine, name) != getattr(theirs, name)]
+        return names
+
+    def _idle_sections(self) -> list[str]:
+        """Returns the fields that nothing reads at all."""
+        is_grpo = self.objective == "grpo"
         is_read = {
             "grpo": is_grpo,
             "rewards": is_grpo,
             "preference": not is_grpo,
-            "rollout": not draws_negatives or self.rollout.temperature != 1,
-            "exclude_history": not draws_negatives,
             "reference": self.needs_reference,
             "lora": self.parameters == "lora",
         }
-        return [name for name, read in is_read.items() if not read and getattr(self, name) != getattr(default, name)]
+        return [name for name, read in is_read.items() if not read]
+
+    def _idle_fields(self) -> dict[str, list[str]]:
+        """Returns for sections of which something is read the fields that nothing reads."""
+        is_grpo, kl_is_known = self.objective == "grpo", self.objective == "grpo" and self.grpo.beta > 0
+        idle = {
+            "grpo": ["ratio", "clip_low", "clip_high"] if is_grpo and not self.needs_old_logprobs else [],
+            "guards": [] if kl_is_known else ["max_kl"],
+        }
+        if is_grpo:
+            return idle
+        idle["guards"] += ["min_distinct", "max_steps_without_signal"]
+        if self.preference.negatives == "policy":
+            return idle | {"preference": ["num_negatives"]}
+        fields = [field.name for field in dataclasses.fields(RolloutConfig)]
+        # A temperature is the loss's too, and only some samplers allow one.
+        needed = ["temperature"] if self.rollout.temperature == 1 else ["temperature", "sampler"]
+        return idle | {"rollout": [name for name in fields if name not in needed]}
