@@ -4,6 +4,7 @@ Knows nothing of losses, nor of what is done with the figures.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError
@@ -30,11 +31,12 @@ def make_ranking(
     cutoffs: Sequence[int],
     labels: Sequence[str],
     seed: int,
+    exclude_history: bool | Literal["auto"] = "auto",
 ) -> Callable[[], dict[str, float]]:
     """Returns a function that ranks validation examples with the model as it is at that moment.
 
-    It returns ``valid_ndcg@10`` for the label ``NDCG@10`` and so on, in the order of the labels. Items that the user
-    has seen are no candidates where the dataset has no repeats. The examples are the same at every call.
+    It returns ``valid_ndcg@10`` for the label ``NDCG@10`` and so on, in the order of the labels. The examples are the
+    same at every call.
 
     Args:
         dataset: Whose validation split is ranked.
@@ -47,6 +49,7 @@ def make_ranking(
         cutoffs: List lengths K, rising.
         labels: Figures to return, each of one of the cut-offs: ``NDCG@10``, ``HR@50``.
         seed: The run's seed.
+        exclude_history: Whether items that the user has seen are no candidates; auto where the dataset has no repeats.
 
     Raises:
         ConfigError: if a label is no rank metric at one of the cut-offs.
@@ -55,7 +58,13 @@ def make_ranking(
     for label in labels:
         if label not in known:
             raise ConfigError(f"validation by {label}: expected one of {', '.join(known)}")
-    protocol = EvaluateConfig(split="valid", cutoffs=tuple(cutoffs), num_bootstrap=1, max_examples=max_examples)
+    protocol = EvaluateConfig(
+        split="valid",
+        cutoffs=tuple(cutoffs),
+        num_bootstrap=1,
+        max_examples=max_examples,
+        exclude_history=exclude_history,
+    )
 
     def rank() -> dict[str, float]:
         recommender = LanguageModelRecommender(

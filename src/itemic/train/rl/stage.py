@@ -12,6 +12,7 @@ from pathlib import Path
 from itemic.core.allocator import tune_allocator
 from itemic.core.dataset import Dataset
 from itemic.core.device import pick_device
+from itemic.core.errors import ConfigError
 from itemic.core.run import Run, StageResult
 from itemic.core.trained_model import find_model
 from itemic.decode.trie import Trie
@@ -70,7 +71,13 @@ def rl(config: RlConfig, run: Run, *, seed: int, force: bool = False) -> StageRe
     if config.objective == "grpo":
         inputs |= custom_files(config.rewards)
 
-    max_history = config.max_history or find_model(run, "sft").max_history
+    learned = find_model(run, "sft").max_history
+    if config.max_history > learned:
+        raise ConfigError(
+            f"max_history: expected at most the {learned} that the model was fine-tuned with, found "
+            f"{config.max_history}; leave it out, or run sft with more"
+        )
+    max_history = config.max_history or learned
 
     def train_model(place: TrainingPlace) -> tuple[SidModel, TrainResult]:
         return _train(replace(config, max_history=max_history), inputs, place, run.path("rl/rewards"))
@@ -101,8 +108,6 @@ def _train(
     )
     learner = _make_learner(config, dataset, catalog, model, sources)
     result = train(learner, config.training, **place.settings())
-    if result.stop_reason:
-        log.warning("rl: stopped at step %s: %s", result.num_steps, result.stop_reason)
     if result.best_step == 0:
         log.warning("rl: no validation was better than the one before the first step; that model is kept")
     model.network = merge_adapters(model.network).eval()
@@ -142,19 +147,19 @@ def _make_learner(
         config,
         figures=figures,
         reference=reference,
-        ranking=_ranking(config, dataset, catalog, model, renderer, sources.seed),
+        ranking=_ranking(config, sources, catalog, model, renderer),
         seed=sources.seed,
     )
 
 
 def _ranking(
-    config: RlConfig, dataset: Dataset, catalog: Catalog, model: SidModel, renderer: Renderer, seed: int
+    config: RlConfig, sources: RewardSources, catalog: Catalog, model: SidModel, renderer: Renderer
 ) -> Callable[[], dict[str, float]]:
-    if dataset.split("valid").is_empty():
+    if sources.dataset.split("valid").is_empty():
         log.warning("rl: no validation split, so no guard on its score: the model after the last step is kept")
         return dict
     return make_ranking(
-        dataset,
+        sources.dataset,
         catalog,
         model,
         renderer,
@@ -163,5 +168,6 @@ def _ranking(
         num_beams=config.valid_beams,
         cutoffs=(10, 50),
         labels=("NDCG@10", "HR@10", "HR@50"),
-        seed=seed,
+        seed=sources.seed,
+        exclude_history=sources.excludes_history,
     )

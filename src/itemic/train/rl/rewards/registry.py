@@ -88,9 +88,9 @@ def make_rewards(weights: Mapping[str, float], sources: RewardSources) -> dict[s
         )
     if weights.get("collaborative", 0) > 0 and weights.get("rule", 0) <= 0:
         log.warning(
-            "rewards: collaborative without rule invites reward hacking: the policy learns to please SASRec. Watch for "
-            "the collaborative reward rising while the rule reward (rule: 0 only logs it) or validation NDCG falls; "
-            "rule: 1.0 beside it ties the policy to the data"
+            "rewards: collaborative without rule invites reward hacking: the policy learns to please SASRec. The log "
+            "says when the collaborative reward rises while the rule reward (rule: 0 only logs it) or the validation "
+            "score falls; rule: 1.0 beside it ties the policy to the data"
         )
     own = {name: load_reward(name) for name in weights if name not in REWARDS}  # first: SASRec takes minutes to fit
     return {name: own[name] if name in own else REWARDS[name](sources) for name in weights}
