@@ -216,6 +216,44 @@ def test_a_reward_for_wrong_answers_is_stopped_and_leaves_the_model_as_it_was(
     assert manifest["stages"]["rl"]["metrics"]["stop_reason"] == result.metrics["stop_reason"]
 
 
+NO_BOUNDS = {"min_entropy": 0.0, "min_distinct": 0.0, "max_kl": 0.0, "min_valid_score": 0.0}
+
+
+def test_a_collapse_that_numbers_show_first_leaves_the_best_model_and_a_reason(
+    run: Run, settings: Settings, curve: Curve
+) -> None:
+    training = {"learning_rate": 3.0, "max_grad_norm": 0.0, "warmup": 0.0, "max_steps": 60, "patience": 0}
+    result = rl(settings(guards=NO_BOUNDS, grpo={"beta": 1.0}, training=training), run, seed=0)
+    assert "is not finite at step" in result.metrics["stop_reason"]
+    assert result.metrics["num_steps"] < 60
+    assert weights(run) == weights(run, "model")
+    assert SidModel.load(run.path("rl/model")).network.get_input_embeddings().weight.isfinite().all()
+
+
+def test_metrics_tell_what_was_gained(run: Run, settings: Settings, curve: Curve) -> None:
+    metrics = rl(settings(), run, seed=0).metrics
+    lines = {line["step"]: line for line in curve(run) if "valid_score" in line}
+    for name in ("score", "ndcg@10", "hr@50"):
+        assert metrics[f"valid_before_{name}"] == pytest.approx(lines[0][f"valid_{name}"], abs=1e-6)
+        assert metrics[f"valid_after_{name}"] == pytest.approx(lines[metrics["best_step"]][f"valid_{name}"], abs=1e-6)
+    assert metrics["valid_after_score"] == metrics["best_valid"]
+
+
+def test_validation_has_the_candidates_that_rl_answers_with(run: Run, settings: Settings, curve: Curve) -> None:
+    first = []
+    for exclude in (None, False, True):
+        rl(settings(exclude_history=exclude, training={"max_steps": 1}), run, seed=0)
+        first.append(curve(run)[0]["valid_score"])
+    keeps_repeats = Dataset.load(run.path("dataset")).keeps_repeats
+    assert first[0] == first[1 if keeps_repeats else 2]
+    assert first[1] != first[2]
+
+
+def test_a_longer_history_than_the_model_was_fine_tuned_with_is_refused(run: Run, settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="max_history: expected at most the 4 that the model was fine-tuned with"):
+        rl(settings(max_history=5), run, seed=0)
+
+
 def test_a_run_killed_after_it_was_stopped_does_not_train_on(
     run: Run, settings: Settings, curve: Curve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
