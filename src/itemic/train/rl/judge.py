@@ -51,7 +51,8 @@ class Judge:
             config: How answers are found and judged.
             rewards: From ``make_rewards``; not asked by preference losses.
             reference: What the policy is held to; None where nothing does.
-            excludes_history: Whether items that the user had before are no candidates.
+            excludes_history: Whether items that the user had before are no candidates and have no share of the
+                probability; negatives that are drawn uniformly come from all items all the same.
             figures: Takes the figures of every roll-out.
             seed: Of the draws.
         """
