@@ -127,20 +127,33 @@ class TreeWalker:
 
 
 class Walk:
-    """One batch of prompts on its way from the root to the leaves."""
+    """One batch of prompts on its way from the root to the leaves.
+
+    A node with one leaf below it, or with no allowed one, is settled; the others are open. After each step one of three
+    things holds:
+
+    - The open nodes' codes were read: from the states after them their children are scored.
+    - No open node has a choice of children: their codes are unread until there is one, and nothing is scored.
+    - All nodes are settled: nothing is read or scored any more.
+
+    Where it does not pay to find out which nodes are settled, all count as open, and each step reads.
+    """
 
     def __init__(self, walker: TreeWalker, prompts: PromptBatch, allowed: ItemFilter | None) -> None:
         self._walker = walker
         self._allowed = allowed
         self._prompts = prompts
         self._cache: Any = prompts.cache
-        self._hidden: Float[Tensor, "B R D"] | None = prompts.hidden[:, None]
+        self._hidden: Float[Tensor, "B R D"] = prompts.hidden[:, None]
+        """States after the codes that were read last; those of the open nodes unless some codes are unread."""
         root = torch.zeros_like(prompts.length)[:, None]
         self._sees = torch.zeros(len(root), 1, 0, dtype=torch.bool, device=root.device)
+        """Which appended tokens, those that are unread included, each open node sees."""
         self._column: Int[Tensor, "B W"] | None = None
-        """Column of each node in ``_hidden`` and ``_sees``, of no meaning for settled nodes; None: its own."""
+        """Column of each node among the open ones, of no meaning for settled nodes; None where all count as open."""
         self._unread: list[tuple[Tensor, Tensor, Tensor]] = []
         """Codes that were taken but not read yet, level by level: ids, positions and what each sees."""
+        self._is_settled = False
         self._dtype = widen(prompts.hidden[:0]).dtype
         is_cheap = root.device.type == "cpu" or walker.trie.num_levels >= _WORTH_ASKING
         self._skips_settled = is_cheap and walker.vocabulary_normalizer is None
@@ -151,30 +164,29 @@ class Walk:
     def candidates(self) -> Candidates:
         """Returns the children of the nodes it stands on, with their scores."""
         walker = self._walker
-        normalizer = None
-        if walker.vocabulary_normalizer is not None and self._hidden is not None:
-            normalizer = walker.vocabulary_normalizer(self._hidden)
+        normalizer = None if walker.vocabulary_normalizer is None else walker.vocabulary_normalizer(self._hidden)
         return find_candidates(walker.trie, self.depth, self.nodes, self._logits(), normalizer, self._allowed)
 
     def take(self, nodes: Nodes) -> None:
         """Goes to some of the candidates, one depth down; their codes are read unless their leaves are certain."""
         self.nodes = nodes
         self.depth += 1
-        if self._hidden is None:
+        if self._is_settled:
             return
+        trie = self._walker.trie
         parent = nodes.parent if self._column is None else self._column.gather(1, nodes.parent)
-        node, self._column, trie = nodes.node, None, self._walker.trie
+        node, self._column = nodes.node, None
         is_inner = self.depth < trie.num_levels
         if is_inner and self._skips_settled:
             place, self._column = _find_unsettled(trie, self.depth, nodes)
             node, parent = node.gather(1, place), parent.gather(1, place)
+            self._is_settled = not node.shape[1]
         self._sees = _see_self_and_ancestors(self._sees, parent)
-        if not node.shape[1]:
-            self._hidden = None
-        elif is_inner:
-            self._append_codes(node)
-            if not self._skips_settled or bool((trie.num_children(self.depth, node) > 1).any()):
-                self._read_codes()
+        if not is_inner or self._is_settled:
+            return
+        self._append_codes(node)
+        if not self._skips_settled or bool((trie.num_children(self.depth, node) > 1).any()):
+            self._read_codes()
 
     def ending_logprob(self, ending: Sequence[int]) -> Float[Tensor, "B W"]:
         """Returns log p of the tokens that an answer ends with after each of the leaves that the walk stands on.
@@ -207,7 +219,7 @@ class Walk:
     def _logits(self) -> Float[Tensor, "B W K"]:
         """Returns the logits of the level's codes after each node; any numbers for a node with one child."""
         ids = self._walker.level_ids[self.depth]
-        if self._hidden is None or self._unread:
+        if self._is_settled or self._unread:
             zero = torch.zeros((), dtype=self._dtype, device=ids.device)
             return zero.expand(*self.nodes.node.shape, len(ids))
         logits = widen(self._walker.policy.logits(self._hidden, ids))
