@@ -177,7 +177,7 @@ def test_both_models_are_evaluated_and_compared(copy: Path, capsys: pytest.Captu
     shown = capsys.readouterr().out
     assert "itemic before RL" in shown
     assert re.search(
-        r"^Reinforcement learning: NDCG@10 \S+ over the model before, (not )?a clear difference, p ", shown, re.M
+        r"^Reinforcement learning: NDCG@10 \S+ against the model before, (not )?a clear difference, p ", shown, re.M
     )
     metrics = json.loads((copy / "metrics.json").read_text())
     assert list(metrics["recommenders"]) == ["itemic", "itemic before RL", "Popularity"]

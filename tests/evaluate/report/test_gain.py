@@ -62,9 +62,9 @@ def test_only_a_clear_lead_is_good(
 @pytest.mark.parametrize(
     ("before", "p_value", "level", "words"),
     [
-        (0.1, 0.49, "note", "NDCG@10 +10.0% over the model before, not a clear difference, p = 0.490."),
-        (0.1, 0.0001, "good", "NDCG@10 +10.0% over the model before, a clear difference, p < 0.001."),
-        (0.2, 0.01, "warning", "NDCG@10 −45.0% over the model before, a clear difference, p = 0.010."),
+        (0.1, 0.49, "note", "NDCG@10 +10.0% against the model before, not a clear difference, p = 0.490."),
+        (0.1, 0.0001, "good", "NDCG@10 +10.0% against the model before, a clear difference, p < 0.001."),
+        (0.2, 0.01, "warning", "NDCG@10 −45.0% against the model before, a clear difference, p = 0.010."),
     ],
 )
 def test_what_rl_gained_has_a_sentence_of_its_own(

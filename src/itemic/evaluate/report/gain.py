@@ -42,7 +42,7 @@ def rl_gain(metrics: Mapping[str, Any], cutoff: int) -> RlGain | None:
     return RlGain(
         difference=after - before,
         is_clear=comparison is not None and comparison["p_value"] < ALPHA,
-        text=f"Reinforcement learning: {label} {change} over the model before{sureness}.",
+        text=f"Reinforcement learning: {label} {change} against the model before{sureness}.",
     )
 
 
