@@ -98,7 +98,6 @@ def run_training_stage(
             shutil.copyfile(place.log_path, temporary)
             model.save(run.path(f"{folder}model"))
         shutil.rmtree(checkpoints, ignore_errors=True)
-        log.info("%s: model in %s, its curves in %s", name, run.path(f"{folder}model"), log_path)
         figures = {
             "num_parameters": sum(parameter.numel() for parameter in model.network.parameters()),
             "num_steps": result.num_steps,
