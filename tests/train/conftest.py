@@ -1,8 +1,13 @@
 """A toy dataset, its catalog and a small model: enough for every training test."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from itemic.core.dataset import EXAMPLE_SCHEMA, INTERACTION_SCHEMA, Dataset
 from itemic.language.prompts import PROMPT_VERSION, Renderer
@@ -72,3 +77,29 @@ def model(catalog: Catalog) -> SidModel:
 @pytest.fixture
 def renderer(model: SidModel, catalog: Catalog) -> Renderer:
     return Renderer(model.tokenizer, model.spelling, catalog.codes, "sid-only")
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretrained model that knows nothing."""
+    folder = tmp_path_factory.mktemp("backbone")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    fast.save_pretrained(folder)
+    shape = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+        bos_token_id=fast.bos_token_id,
+        eos_token_id=fast.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(shape).save_pretrained(folder)
+    return folder
