@@ -7,12 +7,12 @@ is fine-tuned on, on the newest rows that RL asked about, its best step chosen b
 Then all three rank valid and test, and differences are paired by user.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 import tyro
 
@@ -33,6 +33,7 @@ from itemic.sid.catalog import Catalog
 from itemic.train.learner import SftLearner
 from itemic.train.loop import TrainConfig, train
 from itemic.train.rl.guards import guarded_score
+from itemic.train.rl.questions import are_newest
 from itemic.train.start import load_start
 from itemic.train.validation import make_ranking
 
@@ -60,9 +61,7 @@ class NewestRows(Corpus):
     def epoch(self, rng: np.random.Generator) -> list[Group]:
         """Returns them in random order."""
         train = self.dataset.train
-        if not train["timestamp"].null_count():
-            train = train.sort("timestamp", maintain_order=True)
-        newest = train[train.height - math.ceil(self.share * train.height) :]
+        newest = train.filter(pl.Series(are_newest(train["timestamp"], self.share)))
         texts = ItemTexts.from_items(self.dataset.items)
         groups = example_groups(newest, TASKS["next_item"], 0, texts, self.renderer)
         return [groups[index] for index in rng.permutation(len(groups))]
@@ -71,7 +70,6 @@ class NewestRows(Corpus):
 class Control(SftLearner):
     """Fine-tuning that is judged as RL is."""
 
-    lower_is_better = False
     rank: Callable[[], dict[str, float]]
     first_hit_rate: float | None = None
 

@@ -199,7 +199,9 @@ def test_figures_that_are_no_numbers_are_gaps(reinforced_run: Run, tmp_path: Pat
     lines = [{"step": 1, "loss": 0.1, "kl": float("nan"), "reward": float("inf")}, _valid(2, float("nan"))]
     run.path("rl/rl.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     page = render_report(ReportConfig(), run, seed=3)
-    for text in re.findall(r'class="specs">(.*?)</script>', page):
+    specs = re.findall(r'class="specs">(.*?)</script>', page)
+    assert specs
+    for text in specs:
         json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} in a chart"))
 
 

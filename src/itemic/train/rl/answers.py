@@ -118,6 +118,8 @@ class Rollout:
     """Importance weight of each candidate in its group: they sum to the number of candidates; 0 for none."""
     is_added: Bool[Tensor, "B G"]
     """Whether the candidate was put in (a target that the policy did not find) rather than sampled."""
+    allowed: ItemFilter | None = None
+    """What each question's answers may name, targets that were put in included; None where nothing was excluded."""
 
     @property
     def is_candidate(self) -> Bool[Tensor, "B G"]:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["RunningFigures"]
+__all__ = ["RunningFigures", "masked_mean"]
 
 _STATE = "figures."
 
@@ -54,3 +55,8 @@ class RunningFigures:
         held = {name.removeprefix(_STATE): pair.tolist() for name, pair in state.items() if name.startswith(_STATE)}
         self._sums = {name: pair[0] for name, pair in held.items()}
         self._counts = {name: pair[1] for name, pair in held.items()}
+
+
+def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Returns the mean over the places that count, without gradient; 0 where none does."""
+    return torch.where(mask, values.detach(), 0.0).sum() / mask.sum().clamp(min=1)

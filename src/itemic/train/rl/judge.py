@@ -8,17 +8,18 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from itemic.core.seeds import derive_rng, derive_seed
+from itemic.decode.filters import ItemFilter
 from itemic.decode.prefill import PrefixMemory
 from itemic.model.sid_model import SidModel
 from itemic.train.rl.advantages import group_advantages, has_equal_rewards
 from itemic.train.rl.answers import Answers, AnswerTree, Question, Rollout, allowed_items, first_target
 from itemic.train.rl.candidate_tree import candidate_logprobs, pack_candidates
 from itemic.train.rl.config import RlConfig
-from itemic.train.rl.figures import RunningFigures
+from itemic.train.rl.figures import RunningFigures, masked_mean
 from itemic.train.rl.policy_loss import JudgedBatch
 from itemic.train.rl.reference import Reference
 from itemic.train.rl.rewards.registry import sum_rewards
@@ -75,13 +76,9 @@ class Judge:
         memory = PrefixMemory(self._policy)
         batches, first_row = [], 0
         for questions, tree in zip(parts, trees, strict=True):
-            if self._config.objective == "grpo":
-                leaf, weight, advantages = self._answer(questions, tree, number, first_row, memory)
-            else:
-                leaf = self._prefer(questions, tree, number, first_row, memory)
-                weight = (leaf >= 0).float()
-                advantages = torch.zeros_like(weight)
-            batches.append(self._batch(questions, tree, leaf, weight, advantages))
+            asked = (questions, tree, number, first_row, memory)
+            packed = self._answer(*asked) if self._config.objective == "grpo" else self._prefer(*asked)
+            batches.append(self._with_logprobs(packed))
             first_row += len(questions)
         return batches
 
@@ -98,13 +95,13 @@ class Judge:
         for part, (questions, tree) in enumerate(zip(parts, trees, strict=True)):
             names = {name: f"judged.{part}.{name}" for name in _KEPT}
             kept = {name: state[key].to(self._policy.device) for name, key in names.items() if key in state}
-            batches.append(self._packed(questions, tree, **kept))
+            batches.append(self._packed(questions, tree, self._allowed(questions, tree), **kept))
         return batches
 
     def _answer(
         self, questions: Sequence[Question], tree: AnswerTree, number: int, first_row: int, memory: PrefixMemory
-    ) -> tuple[Int[Tensor, "B G"], Float[Tensor, "B G"], Float[Tensor, "B G"]]:
-        """Returns the policy's answers, their importance weights and their advantages."""
+    ) -> JudgedBatch:
+        """Returns the policy's answers with their importance weights and advantages."""
         rollout = self._roll_out(questions, tree, number, first_row, memory)
         answers = Answers(questions=questions, tree=tree, leaf=rollout.leaf, logprob=rollout.logprob)
         total, components = sum_rewards(self._rewards, self._config.rewards, answers)
@@ -112,22 +109,25 @@ class Judge:
         own = there & ~rollout.is_added
         self._figures.add(
             {
-                "reward": _mean(total, own),
-                **{f"reward/{name}": _mean(values, own) for name, values in components.items()},
+                "reward": masked_mean(total, own),
+                **{f"reward/{name}": masked_mean(values, own) for name, values in components.items()},
                 "hit_share": (answers.is_hit & ~rollout.is_added).any(dim=1).float().mean(),
                 "zero_variance": has_equal_rewards(total, there).float().mean(),
                 "distinct": group_diversity(rollout.leaf).mean(),
             }
         )
-        return rollout.leaf, rollout.weight, group_advantages(total, there, self._config.grpo.advantages)
+        advantages = group_advantages(total, there, self._config.grpo.advantages)
+        return self._packed(questions, tree, rollout.allowed, rollout.leaf, advantages, rollout.weight)
 
     def _prefer(
         self, questions: Sequence[Question], tree: AnswerTree, number: int, first_row: int, memory: PrefixMemory
-    ) -> Int[Tensor, "B G"]:
-        """Returns the leaf of a target for each question and of items that are not, -1 for what turned out to be."""
+    ) -> JudgedBatch:
+        """Returns a target for each question, then items that are none, -1 for what turned out to be one."""
         preference = self._config.preference
+        allowed = None
         if preference.negatives == "policy":
-            others = self._roll_out(questions, tree, number, first_row, memory).leaf
+            rollout = self._roll_out(questions, tree, number, first_row, memory)
+            others, allowed = rollout.leaf, rollout.allowed
         else:
             rng = derive_rng(self._seed, "negatives", number, first_row)
             drawn = rng.integers(tree.trie.num_leaves, size=(len(questions), preference.num_negatives))
@@ -135,49 +135,45 @@ class Judge:
         answers = Answers(
             questions=questions, tree=tree, leaf=others, logprob=torch.zeros_like(others, dtype=torch.float32)
         )
-        return torch.cat([first_target(answers.target_leaf), others.masked_fill(answers.is_hit, -1)], dim=1)
+        leaf = torch.cat([first_target(answers.target_leaf), others.masked_fill(answers.is_hit, -1)], dim=1)
+        weight = (leaf >= 0).float()
+        return self._packed(questions, tree, allowed, leaf, torch.zeros_like(weight), weight)
 
     def _roll_out(
         self, questions: Sequence[Question], tree: AnswerTree, number: int, first_row: int, memory: PrefixMemory
     ) -> Rollout:
-        exclude = [question.seen for question in questions] if self._excludes_seen else None
+        exclude = _seen(questions) if self._excludes_seen else None
         seed = derive_seed(self._seed, "rollout", number)
         rows = np.arange(first_row, first_row + len(questions)).tolist()
         return roll_out(
             self._policy, questions, tree, self._config.rollout, seed=seed, rows=rows, exclude=exclude, memory=memory
         )
 
-    def _batch(
-        self,
-        questions: Sequence[Question],
-        tree: AnswerTree,
-        leaf: Int[Tensor, "B G"],
-        weight: Float[Tensor, "B G"],
-        advantages: Float[Tensor, "B G"],
-    ) -> JudgedBatch:
-        """Returns the packed answers with the log-probabilities that the loss will ask for."""
-        batch = self._packed(questions, tree, leaf, advantages, weight)
+    def _with_logprobs(self, batch: JudgedBatch) -> JudgedBatch:
+        """Returns the batch with the log-probabilities that the loss will ask for."""
         temperature = self._config.rollout.temperature
         old_logprobs = ref_logprobs = None
         if self._config.needs_old_logprobs:
-            old_logprobs, _ = candidate_logprobs(self._policy, batch.rows, tree, temperature)
+            old_logprobs, _ = candidate_logprobs(self._policy, batch.rows, batch.answers, temperature)
         if self._reference is not None:
-            ref_logprobs, _ = candidate_logprobs(self._reference.model, batch.rows, tree, temperature)
+            ref_logprobs, _ = candidate_logprobs(self._reference.model, batch.rows, batch.answers, temperature)
         return replace(batch, old_logprobs=old_logprobs, ref_logprobs=ref_logprobs)
+
+    def _allowed(self, questions: Sequence[Question], tree: AnswerTree) -> ItemFilter | None:
+        """Returns what a roll-out of these questions allows."""
+        return allowed_items(questions, tree, _seen(questions)) if self._excludes_seen else None
 
     def _packed(
         self,
         questions: Sequence[Question],
         tree: AnswerTree,
+        allowed: ItemFilter | None,
         leaf: Int[Tensor, "B G"],
         advantages: Float[Tensor, "B G"],
         weight: Float[Tensor, "B G"],
         old_logprobs: Float[Tensor, "B G L"] | None = None,
         ref_logprobs: Float[Tensor, "B G L"] | None = None,
     ) -> JudgedBatch:
-        allowed = None
-        if self._excludes_seen:
-            allowed = allowed_items(questions, tree, [question.seen for question in questions])
         prompts = [question.prompt for question in questions]
         rows = pack_candidates(prompts, leaf, tree, self._policy.device, allowed)
         return JudgedBatch(
@@ -192,5 +188,5 @@ class Judge:
         )
 
 
-def _mean(values: Float[Tensor, "B G"], mask: Bool[Tensor, "B G"]) -> Float[Tensor, ""]:
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+def _seen(questions: Sequence[Question]) -> list[Sequence[int]]:
+    return [question.seen for question in questions]

@@ -16,6 +16,7 @@ from itemic.train.losses import sum_by_task
 from itemic.train.rl.answers import AnswerTree
 from itemic.train.rl.candidate_tree import CandidateTree, candidate_logprobs
 from itemic.train.rl.config import GrpoConfig, RlConfig
+from itemic.train.rl.figures import masked_mean
 from itemic.train.rl.objectives import k3_kl, mean_over_sequences, policy_terms, sum_over_constant, sum_over_tokens
 from itemic.train.rl.preferences import dpo_loss, sdpo_loss
 
@@ -85,7 +86,7 @@ class PolicyLoss(nn.Module):
         """Returns the sums for a batch."""
         logprobs, entropy = self._logprobs(batch.rows, batch.answers)
         loss, figures = self._question_loss(logprobs, batch)
-        self._record({"entropy": _mean(entropy, batch.rows.is_token), **figures})
+        self._record({"entropy": masked_mean(entropy, batch.rows.is_token), **figures})
         return sum_by_task(loss, batch.task, self._num_tasks)
 
 
@@ -121,11 +122,11 @@ def grpo_loss(
         clip_high=config.clip_high,
         ratio=config.ratio,
     )
-    loss, figures = terms.loss, {"clip_fraction": _mean(terms.is_clipped.to(logprobs.dtype), is_token)}
+    loss, figures = terms.loss, {"clip_fraction": masked_mean(terms.is_clipped.to(logprobs.dtype), is_token)}
     if batch.ref_logprobs is not None:
         kl = k3_kl(logprobs, batch.ref_logprobs, is_token)
         loss = loss + config.beta * kl
-        figures["kl"] = _mean(kl, is_token)
+        figures["kl"] = masked_mean(kl, is_token)
     if config.normalize == "sequence":
         return mean_over_sequences(loss, is_token, batch.weight), figures
     if config.normalize == "constant":
@@ -151,9 +152,8 @@ def preference_loss(
     losses = loss(policy[:, 0], policy[:, 1:], reference[:, 0], reference[:, 1:], is_rejected, beta)
     lead = (beta * (policy - reference)).detach()
     margin = lead[:, :1] - lead[:, 1:]
-    figures = {"margin": _mean(margin, is_rejected), "accuracy": _mean((margin > 0).to(lead.dtype), is_rejected)}
+    figures = {
+        "margin": masked_mean(margin, is_rejected),
+        "accuracy": masked_mean((margin > 0).to(lead.dtype), is_rejected),
+    }
     return losses, figures
-
-
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, values.detach(), 0.0).sum() / mask.sum().clamp(min=1)

@@ -23,7 +23,7 @@ from itemic.language.tasks import TASKS, ItemTexts, Task, check_tasks
 from itemic.train.rl.answers import AnswerTree, Question
 from itemic.train.rl.titles import title_token_ids, title_tree
 
-__all__ = ["QuestionBank", "QuestionRefs", "answer_trees", "check_question_tasks"]
+__all__ = ["QuestionBank", "QuestionRefs", "answer_trees", "are_newest", "check_question_tasks"]
 
 log = logging.getLogger("itemic")
 
@@ -124,7 +124,7 @@ class QuestionBank:
         self._histories = dataset.train["history"]
         self._lengths = np.minimum(self._histories.list.len().to_numpy(), max_history)
         self._targets = dataset.train["target"].to_numpy()
-        self._is_new = _are_newest(dataset.train["timestamp"], newest_share)
+        self._is_new = are_newest(dataset.train["timestamp"], newest_share)
         self._same_question: list[dict[int, tuple[int, ...]]] = [
             self._items_by_question(task) if task.unit == "item" else {} for task in self._tasks
         ]
@@ -269,8 +269,13 @@ class QuestionBank:
         return np.asarray(np.bincount(with_title, minlength=len(lengths)) > 0)
 
 
-def _are_newest(timestamp: pl.Series, share: float) -> Bool[np.ndarray, "n"]:
-    """Returns which rows are among the newest; of equal times the later rows are newer."""
+def are_newest(timestamp: pl.Series, share: float) -> Bool[np.ndarray, "n"]:
+    """Returns which rows are among the newest; of equal times the later rows are newer.
+
+    Args:
+        timestamp: Of every row; where one is missing the rows' order counts instead.
+        share: Share of the rows that are wanted, above 0 and at most 1.
+    """
     num_rows = len(timestamp)
     order = np.arange(num_rows) if timestamp.null_count() else np.argsort(timestamp.to_numpy(), kind="stable")
     is_new = np.zeros(num_rows, dtype=bool)

@@ -6,7 +6,7 @@ Knows no reward, no loss and no task. The policy must be in evaluation mode; its
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -147,7 +147,8 @@ def roll_out(
     none = torch.zeros(0, config.group_size, device=policy.device)
     columns = walker.read_in_batches(prompts, config.batch_size, search, (none.long(), none, none))
     leaf, logprob, weight = columns[0], columns[1].float(), columns[2].float()
-    rollout = Rollout(leaf=leaf, logprob=logprob, weight=weight, is_added=torch.zeros_like(leaf, dtype=torch.bool))
+    is_added = torch.zeros_like(leaf, dtype=torch.bool)
+    rollout = Rollout(leaf=leaf, logprob=logprob, weight=weight, is_added=is_added, allowed=asked.allowed)
     return add_targets(rollout, asked.target_leaf) if config.add_ground_truth else rollout
 
 
@@ -173,7 +174,8 @@ def add_targets(rollout: Rollout, target_leaf: Int[Tensor, "B M"]) -> Rollout:
     others = rollout.weight.masked_fill(is_added, 0.0)
     rest = (leaf >= 0).sum(dim=1, keepdim=True) - 1
     scaled = others * rest / others.sum(dim=1, keepdim=True).clamp(min=torch.finfo(others.dtype).tiny)
-    return Rollout(
+    return replace(
+        rollout,
         leaf=leaf,
         logprob=rollout.logprob.masked_fill(is_added, -torch.inf),
         weight=torch.where(is_hit, rollout.weight, scaled.masked_fill(is_added, 1.0)),
