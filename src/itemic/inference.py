@@ -91,6 +91,8 @@ class TrainedRun:
     """Number format that the layers compute in, where ``identity`` holds the one asked for; None if nobody said."""
     stage: Literal["sft", "rl"] = "sft"
     """The stage that wrote the model."""
+    num_parameters: int | None = None
+    """Numbers of the model's network, each once."""
 
     def __repr__(self) -> str:
         return f"TrainedRun({self.catalog!r}, {self.recommender!r})"
@@ -322,8 +324,7 @@ def load_trained(
     dataset, catalog = _load_items(run)
     chosen = find_model(run, model)
     sid_model = _load_model(chosen, device)
-    precision = sid_model.prepare_for_inference(dtype)
-    # The recommender comes first: it checks the catalog, which a renderer takes as it is.
+    num_parameters, precision = sid_model.num_parameters, sid_model.prepare_for_inference(dtype)
     recommender = LanguageModelRecommender(
         sid_model,
         catalog,
@@ -339,8 +340,8 @@ def load_trained(
         trie_path=run.path("trie.safetensors"),
     )
     renderer = Renderer(sid_model.tokenizer, sid_model.spelling, catalog.codes, sid_model.prompt_mode)
-    settings = {"num_beams": num_beams, "normalize": normalize, "dtype": dtype}
-    identity = settings | _identity(run, catalog, chosen, quota, mmr)
+    identity = {"num_beams": num_beams, "normalize": normalize, "dtype": dtype}
+    identity |= _identity(run, catalog, chosen, quota, mmr)
     trained = TrainedRun(
         dataset,
         catalog,
@@ -350,6 +351,7 @@ def load_trained(
         max_history=chosen.max_history,
         precision=precision,
         stage=chosen.stage,
+        num_parameters=num_parameters,
     )
     trained = trained if items is None else trained.with_items(items)
     return _with_calibration(trained, run) if calibrated else trained

@@ -5,25 +5,24 @@ Each stage is a function elsewhere; here they only get their config and what the
 
 import dataclasses
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from itemic.baselines import fit_baseline
 from itemic.baselines.item_vectors import collaborative
+from itemic.baselines.registry import BASELINES
+from itemic.baselines.stage import baselines, load_rows
 from itemic.core.config import config_to_mapping
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError
 from itemic.core.files import atomic_path
-from itemic.core.ranking import Recommender
 from itemic.core.run import Run, StageResult
 from itemic.core.trained_model import ModelChoice, TrainedModel, find_model
 from itemic.data.prepare import prepare
 from itemic.embed.embed import embed
-from itemic.evaluate.evaluate import evaluate_all
+from itemic.evaluate.evaluate import RowFacts, evaluate_all
 from itemic.evaluate.report.focus import BEFORE_RL, OWN_NAME
 from itemic.evaluate.report.report import report
 from itemic.inference import TrainedRun, load_trained
@@ -38,34 +37,47 @@ __all__ = ["STAGES", "evaluate", "run_recipe", "run_stage"]
 log = logging.getLogger("itemic")
 
 _RECIPE_NAME = "recipe.yaml"
-_OPTIONAL_STAGES = ("align", "collaborative", "rl")
+_OPTIONAL_STAGES = ("align", "collaborative", "sft", "rl")
 _MODEL_NAMES = {"model": OWN_NAME, "before_rl": BEFORE_RL}
 
 
-def evaluate(config: ComparisonConfig, run: Run, *, seed: int, force: bool = False) -> StageResult:
+def evaluate(
+    config: ComparisonConfig, run: Run, *, seed: int, has_model: bool = True, force: bool = False
+) -> StageResult:
     """Returns the stage's result after writing ``metrics.json`` and ``rankings/`` for the model and the baselines.
 
-    After RL the model before it is evaluated as well, on the same examples.
+    After RL the model before it is evaluated as well, on the same examples. The baselines are those that the stage of
+    that name has fitted.
+
+    Args:
+        config: Protocol and decoding.
+        run: Holds dataset, catalog, model and baselines.
+        seed: The run's seed.
+        has_model: Whether there is a language model to evaluate; without it the baselines stand alone.
+        force: Evaluates even where nothing changed.
 
     Raises:
-        ArtifactError: if the dataset, the catalog or the model is missing, or RL began from an older model.
+        ArtifactError: if the dataset, the catalog, the model or the baselines are missing, or RL began from an older
+            model.
         CatalogError: if the model was trained on another catalog and that is not allowed.
-        ConfigError: if a baseline does not exist.
     """
     inputs = {
         "dataset": run.require("dataset", "prepare"),
-        "catalog": run.require("catalog", "tokenize"),
+        "baselines": run.require("baselines", "baselines"),
     }
-    models = _models(config, run)
+    models = _models(config, run) if has_model else {}
+    if has_model:
+        inputs["catalog"] = run.require("catalog", "tokenize")
     inputs |= {key: model.path for key, model in models.items()}
 
     def work() -> dict[str, Any]:
         dataset = Dataset.load(inputs["dataset"])
         trained = [_load(config, run, model.stage, _MODEL_NAMES[key]) for key, model in models.items()]
-        baselines, fit_s = _fit_baselines(config.baselines, dataset, seed)
-        dtypes = {each.recommender.name: str(each.precision) for each in trained}
-        recommenders = [*(each.recommender for each in trained), *baselines]
-        figures = evaluate_all(recommenders, dataset, config, run.folder, seed, fit_s=fit_s, dtypes=dtypes)
+        rows = load_rows(run, device=config.device).values()
+        facts = {each.recommender.name: _model_facts(config, run, each) for each in trained}
+        facts |= {row.baseline.name: _row_facts(row.card) for row in rows}
+        recommenders = [*(each.recommender for each in trained), *(row.baseline for row in rows)]
+        figures = evaluate_all(recommenders, dataset, config, run.folder, seed, facts=facts, benchmark=config.benchmark)
         headline = (f"HR@{config.headline_cutoff}", f"NDCG@{config.headline_cutoff}")
         return {
             name: {label: round(entry["metrics"][label]["value"], 5) for label in headline}
@@ -75,12 +87,27 @@ def evaluate(config: ComparisonConfig, run: Run, *, seed: int, force: bool = Fal
     return run.stage(
         "evaluate",
         work,
-        config=config_to_mapping(config),
+        config={**config_to_mapping(config), "has_model": has_model},
         inputs=inputs,
         outputs=["metrics.json", "rankings"],
         seed=seed,
         force=force,
     )
+
+
+def _model_facts(config: ComparisonConfig, run: Run, trained: TrainedRun) -> RowFacts:
+    stages = run.manifest()["stages"]
+    of_model = [name for name in ("align", "sft", "rl") if name in stages and (name != "rl" or trained.stage == "rl")]
+    return RowFacts(
+        fit_s=round(sum(stages[name]["wall_time_s"] for name in of_model), 3),
+        num_parameters=trained.num_parameters,
+        dtype=str(trained.precision),
+        published=config.published,
+    )
+
+
+def _row_facts(card: Mapping[str, Any]) -> RowFacts:
+    return RowFacts(**{name: card[name] for name in ("fit_s", "fit_cpu_s", "num_parameters", "settings", "published")})
 
 
 def _models(config: ComparisonConfig, run: Run) -> dict[str, TrainedModel]:
@@ -107,20 +134,9 @@ def _load(config: ComparisonConfig, run: Run, model: ModelChoice, name: str) -> 
     )
 
 
-def _fit_baselines(names: Sequence[str], dataset: Dataset, seed: int) -> tuple[list[Recommender], dict[str, float]]:
-    """Returns the fitted baselines, and the seconds that each took by its name in tables."""
-    fitted: list[Recommender] = []
-    fit_s = {}
-    for name in names:
-        started = time.perf_counter()
-        baseline = fit_baseline(name, dataset, seed=seed)
-        fitted.append(baseline)
-        fit_s[baseline.name] = round(time.perf_counter() - started, 3)
-        log.info("fitted %s in %.1f s", baseline.name, fit_s[baseline.name])
-    return fitted, fit_s
-
-
 def _sft(recipe: Recipe, run: Run, force: bool) -> StageResult:
+    if recipe.sft is None:
+        raise ConfigError("sft: the recipe leaves it out")
     return sft(recipe.sft, run, seed=recipe.seed, start="align/model" if recipe.align else "", force=force)
 
 
@@ -142,6 +158,16 @@ def _rl(recipe: Recipe, run: Run, force: bool) -> StageResult:
     return rl(recipe.rl, run, seed=recipe.seed, force=force)
 
 
+def _baselines(recipe: Recipe, run: Run, force: bool) -> StageResult:
+    exclude_history = recipe.evaluate.exclude_history
+    return baselines(recipe.baselines, run, seed=recipe.seed, exclude_history=exclude_history, force=force)
+
+
+def _evaluate(recipe: Recipe, run: Run, force: bool) -> StageResult:
+    _baselines(recipe, run, False)
+    return evaluate(recipe.evaluate, run, seed=recipe.seed, has_model=recipe.sft is not None, force=force)
+
+
 STAGES: dict[str, Callable[[Recipe, Run, bool], StageResult]] = {
     "prepare": lambda recipe, run, force: prepare(recipe.prepare, run, seed=recipe.seed, force=force),
     "embed": lambda recipe, run, force: embed(recipe.embed, run, seed=recipe.seed, force=force),
@@ -150,7 +176,8 @@ STAGES: dict[str, Callable[[Recipe, Run, bool], StageResult]] = {
     "align": _align,
     "sft": _sft,
     "rl": _rl,
-    "evaluate": lambda recipe, run, force: evaluate(recipe.evaluate, run, seed=recipe.seed, force=force),
+    "baselines": _baselines,
+    "evaluate": _evaluate,
     "report": lambda recipe, run, force: report(recipe.report, run, seed=recipe.seed, force=force),
 }
 """Every stage by name, in the order of the road."""
@@ -207,7 +234,22 @@ def _is_in(recipe: Recipe, name: str) -> bool:
     """Returns whether a recipe has a stage: those left out by default if asked for, embed unless no SID needs it."""
     if name in _OPTIONAL_STAGES:
         return getattr(recipe, name) is not None
+    reads_catalog = recipe.sft is not None or any("catalog" in needs for needs in _needs(recipe))
+    if name == "tokenize":
+        return reads_catalog
     if name == "embed":
-        needs_vectors = recipe.tokenize.source == "embeddings" or recipe.tokenize.collisions in ("unique", "sinkhorn")
-        return needs_vectors or recipe.sft.new_rows == "codebook"
+        codes_need_vectors = recipe.tokenize.source == "embeddings" or recipe.tokenize.collisions in (
+            "unique",
+            "sinkhorn",
+        )
+        return (
+            (reads_catalog and codes_need_vectors)
+            or (recipe.sft is not None and recipe.sft.new_rows == "codebook")
+            or any("vectors" in needs for needs in _needs(recipe))
+        )
     return name in {field.name for field in dataclasses.fields(recipe)}
+
+
+def _needs(recipe: Recipe) -> list[tuple[str, ...]]:
+    """Returns what each row of the baselines reads beside the dataset."""
+    return [BASELINES[row.settings.kind].needs for row in recipe.baselines.values()]

@@ -1,5 +1,6 @@
 """A recipe: one YAML file that holds every stage's config; knows what the stages are called, not what they do."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import yaml
 
 from itemic.baselines.item_vectors import CollaborativeConfig
+from itemic.baselines.registry import BASELINES, BaselineRow
+from itemic.baselines.stage import check_row_names
 from itemic.core.config import config_from_mapping, read_yaml
 from itemic.core.errors import ConfigError
 from itemic.core.trained_model import ModelChoice
@@ -28,12 +31,15 @@ _REWARDS = "rl.rewards."
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonConfig(EvaluateConfig):
-    """The protocol, how the trained model is decoded, and what it is compared with."""
+    """The protocol, and how the trained model is decoded."""
 
-    baselines: tuple[str, ...] = ("popularity", "repeat-last", "item-knn", "covisit-knn", "ease", "sasrec")
-    """Recommenders fitted to the same training part; none evaluates the model alone."""
     model: ModelChoice = "last"
-    """Which of the run's models: ``last``, which is the one after RL where there is one, ``sft`` or ``rl``."""
+    """Which of the run's models: ``last``, which is the one after RL where there is one, ``sft`` or ``rl``. A recipe
+    without ``sft`` has none: its baselines are evaluated alone."""
+    published: str = ""
+    """Method whose published figure stands beside the model's row, by its name in the list of published figures."""
+    benchmark: str = ""
+    """Name of the data set and protocol in the list of published figures, ``amazon18-industrial`` say."""
     before_rl: bool = True
     """Whether the model before RL is evaluated too, beside the one after it."""
     num_beams: int = 50
@@ -69,12 +75,15 @@ class Recipe:
     """From vectors to semantic IDs."""
     align: SftConfig | None = None
     """Training before ``sft``, of the SID rows alone say; left out by default."""
-    sft: SftConfig = field(default_factory=SftConfig)
-    """The model's training."""
+    sft: SftConfig | None = field(default_factory=SftConfig)
+    """The model's training; ``sft: null`` leaves it out, for a table of baselines alone."""
     rl: RlConfig | None = None
     """Training after ``sft``, on the model's own answers; left out by default."""
+    baselines: Mapping[str, BaselineRow] = field(default_factory=lambda: dict(_default_rows()))
+    """Recommenders fitted to the same training part, a row of the table each; ``[popularity, sasrec]`` is short for
+    rows of these kinds with their defaults, and ``{}`` leaves the model alone."""
     evaluate: ComparisonConfig = field(default_factory=ComparisonConfig)
-    """Figures, beside the baselines'."""
+    """Figures of the model and of every baseline."""
     report: ReportConfig = field(default_factory=ReportConfig)
     """The page."""
 
@@ -84,10 +93,20 @@ class Recipe:
                 "tokenize: joint vectors and a quantizer with a collaborative_weight need vectors from the log; add "
                 "the section collaborative, {kind: svd} say"
             )
-        if self.align is not None and self.align.backbone != self.sft.backbone:
+        check_row_names(self.baselines)
+        if self.sft is None and (self.align is not None or self.rl is not None):
+            raise ConfigError(f"{'align' if self.align else 'rl'} needs the section sft")
+        if self.sft is not None and self.align is not None and self.align.backbone != self.sft.backbone:
             raise ConfigError(f"align.backbone {self.align.backbone!r} is not sft.backbone {self.sft.backbone!r}")
-        if self.rl is not None:
+        if self.sft is not None and self.rl is not None:
             _check_rl_tasks(self.rl, "chat" if self.sft.backbone else "sid-only")
+
+
+_DEFAULT_ROWS = ("popularity", "repeat-last", "item-knn", "covisit-knn", "ease", "sasrec")
+
+
+def _default_rows() -> Mapping[str, BaselineRow]:
+    return {kind: BaselineRow(settings=BASELINES[kind].settings()) for kind in _DEFAULT_ROWS}
 
 
 def _check_rl_tasks(config: RlConfig, mode: str) -> None:
@@ -114,7 +133,34 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     for change in overrides:
         override(values, change)
     data = values.pop("data", None)
+    if "baselines" in values:
+        values["baselines"] = _expanded_rows(values["baselines"], path)
     return config_from_mapping(Recipe, _with_data(values, data, path), source=str(path))
+
+
+def _expanded_rows(rows: Any, path: Path) -> Any:
+    """Returns the section baselines in full: ``[sasrec]`` and ``{sasrec: {}}`` name the kind alone."""
+    if rows is None:
+        return {}
+    if isinstance(rows, list):
+        rows = {kind: {} for kind in rows}
+    if not isinstance(rows, dict):
+        raise ConfigError(f"{path}: baselines: expected rows by their names, or a list of kinds, found {rows!r}")
+    full = {}
+    for key, row in rows.items():
+        row = {} if row is None else row
+        if not isinstance(row, dict):
+            raise ConfigError(f"{path}: baselines.{key}: expected a mapping, found {row!r}")
+        settings = row.get("settings") or {}
+        if isinstance(settings, dict) and "kind" not in settings:
+            if key not in BASELINES:
+                raise ConfigError(
+                    f"{path}: baselines.{key}: no baseline {key!r}; there are {', '.join(BASELINES)}. A row of another "
+                    "name says settings: {kind: ...}"
+                )
+            settings = {"kind": key, **settings}
+        full[str(key)] = {**row, "settings": settings}
+    return full
 
 
 def _with_data(value: Any, data: Any, path: Path) -> Any:

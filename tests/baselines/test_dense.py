@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import itemic.baselines.dense
-from itemic.baselines import BASELINES, CovisitKNN, Popularity, fit_baseline
+from itemic.baselines import BASELINES, CovisitKNN, Materials, Popularity, fit_baseline
 from itemic.core.errors import ConfigError
+from itemic.sid.catalog import Catalog
 
 SEQUENCES = [[0, 1, 2, 3, 4], [4, 3, 0, 1], [2, 1, 4, 0, 3]]
 
@@ -26,8 +27,12 @@ def test_a_baseline_is_fitted_by_its_name(make_dataset):
     assert isinstance(fit_baseline("popularity", make_dataset(SEQUENCES, 5), seed=0), Popularity)
 
 
-def test_names_in_tables_differ():
-    assert len({model.name for model in BASELINES.values()}) == len(BASELINES)
+def test_names_in_tables_differ(make_dataset):
+    dataset = make_dataset(SEQUENCES, 5)
+    catalog = Catalog(np.arange(5)[:, None], dataset.items["item_id"].to_list(), (5,))
+    given = Materials(dataset=dataset, vectors=np.eye(5, dtype=np.float32), catalog=catalog)
+    models = [fit_baseline(kind, dataset, seed=0, materials=given) for kind in BASELINES]
+    assert len({model.name for model in models}) == len(BASELINES)
 
 
 def test_an_unknown_baseline_is_refused(make_dataset):

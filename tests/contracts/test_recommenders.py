@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from itemic.baselines import BASELINES, fit_baseline
+from itemic.baselines import BASELINES, Baseline, Materials, fit_baseline, load_baseline
 from itemic.core.dataset import EXAMPLE_SCHEMA, INTERACTION_SCHEMA, ITEM_SCHEMA, Dataset
-from itemic.core.errors import DataError
+from itemic.core.errors import ArtifactError, DataError
 from itemic.core.ranking import Recommender
 from itemic.decode import LanguageModelRecommender
 from itemic.evaluate import check_recommendations
@@ -37,10 +37,17 @@ def make_language_model(dataset: Dataset, codes: np.ndarray, name: str, *, share
     return LanguageModelRecommender(model, catalog, prompt, num_beams=NUM_ITEMS, batch_size=3, name=name)
 
 
+def fit(kind: str, dataset: Dataset) -> Baseline:
+    """The baseline with what any kind may need, and its defaults."""
+    vectors = np.random.default_rng(1).normal(size=(NUM_ITEMS, 6)).astype(np.float32)
+    catalog = Catalog(UNIQUE_CODES, dataset.items["item_id"].to_list(), (4, 4))
+    return fit_baseline(kind, dataset, seed=0, materials=Materials(dataset=dataset, vectors=vectors, catalog=catalog))
+
+
 UNIQUE_CODES = np.array([[item // 3, (item * 2) % 3] for item in range(NUM_ITEMS)])
 SHARED_CODES = np.array([[0, 0], [0, 1], [0, 0], [1, 3], [2, 2], [0, 0], [1, 3], [3, 3], [3, 0]])
 RECOMMENDERS: dict[str, Callable[[Dataset], Recommender]] = {
-    **{name: lambda dataset, name=name: fit_baseline(name, dataset, seed=0) for name in BASELINES},
+    **{kind: lambda dataset, kind=kind: fit(kind, dataset) for kind in BASELINES},
     "itemic": lambda dataset: make_language_model(dataset, UNIQUE_CODES, "itemic", shares=False),
     "itemic_shared": lambda dataset: make_language_model(dataset, SHARED_CODES, "itemic, shared SIDs", shares=True),
 }
@@ -142,6 +149,20 @@ def test_filters_of_another_length_and_lists_of_no_length_are_refused(recommende
         recommender.recommend([[0], [1]], 3, exclude=[[0]])
     with pytest.raises(DataError, match="k must be at least 1, found 0"):
         recommender.recommend([[0]], 0)
+
+
+@pytest.mark.parametrize("kind", BASELINES)
+def test_a_baseline_is_the_same_after_it_was_kept_in_a_file(kind, tmp_path):
+    fitted = fit(kind, make_dataset())
+    fitted.save(tmp_path / "row.safetensors", "these data")
+    again = load_baseline(kind, tmp_path / "row.safetensors", "these data")
+    histories = [[0, 1, 2], [], [5]]
+    first, second = (model.recommend(histories, NUM_ITEMS) for model in (fitted, again))
+    assert first.item_index.tolist() == second.item_index.tolist()
+    np.testing.assert_array_equal(first.score, second.score)
+    assert again.num_parameters == fitted.num_parameters > 0
+    with pytest.raises(ArtifactError, match="fitted to other data or with other settings"):
+        load_baseline(kind, tmp_path / "row.safetensors", "other data")
 
 
 @pytest.mark.parametrize("name", BASELINES)

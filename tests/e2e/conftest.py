@@ -97,10 +97,10 @@ def write_recipe(shop: Path) -> Callable[..., Path]:
                     **training,
                 },
             },
+            "baselines": ["popularity", "repeat-last", "covisit-knn"],
             "evaluate": {
                 "cutoffs": [1, 5, 10],
                 "num_bootstrap": 50,
-                "baselines": ["popularity", "repeat-last", "covisit-knn"],
                 "num_beams": 20,
                 "exclude_history": False,
             },

@@ -10,6 +10,7 @@ import pytest
 from itemic.core.errors import ConfigError, DataError
 from itemic.core.ranking import Recommendations
 from itemic.evaluate import EvaluateConfig, compare_runs, evaluate_all, evaluate_recommender, ranking_file_name
+from itemic.evaluate.evaluate import RowFacts
 
 SEQUENCES = [[0, 1, 2, 3], [4, 5, 3, 0], [2, 4, 1, 5], [5, 3, 4, 1]]
 CONFIG = EvaluateConfig(cutoffs=(1, 2), num_bootstrap=200)
@@ -106,7 +107,9 @@ def test_lists_with_nothing_allowed_on_top_have_no_gini_and_no_novelty_there(dat
 def test_the_files_say_what_was_returned(dataset, fixed_scores, tmp_path):
     best, worst = fixed_scores([6, 5, 4, 3, 2, 1], "Best one"), fixed_scores([1, 2, 3, 4, 5, 6], "Worst")
     config = EvaluateConfig(cutoffs=(1, 5), num_bootstrap=50)
-    figures = evaluate_all([best, worst], dataset, config, tmp_path, 3, fit_s={"Worst": 1.5}, dtypes={"Worst": "int8"})
+    figures = evaluate_all(
+        [best, worst], dataset, config, tmp_path, 3, facts={"Worst": RowFacts(fit_s=1.5, dtype="int8")}
+    )
     assert json.loads((tmp_path / "metrics.json").read_text()) == figures
     assert figures["protocol"] == {
         "split": "test",
@@ -119,6 +122,7 @@ def test_the_files_say_what_was_returned(dataset, fixed_scores, tmp_path):
         "confidence": 0.95,
         "num_bootstrap": 50,
         "seed": 3,
+        "benchmark": "",
     }
     assert [figures["recommenders"][name]["fit_s"] for name in ("Best one", "Worst")] == [None, 1.5]
     assert [figures["recommenders"][name]["dtype"] for name in ("Best one", "Worst")] == [None, "int8"]

@@ -4,7 +4,9 @@ No paper: the common strong baseline of session recommendation contests, here wi
 ``docs/evaluation.md``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse
@@ -12,6 +14,7 @@ from jaxtyping import Float, Int
 
 from itemic.baselines.dense import DenseRecommender
 from itemic.baselines.interactions import TrainingLog, break_ties, count_covisits, history_matrix
+from itemic.baselines.stored import join_sparse, split_sparse
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError
 from itemic.core.ranking import Histories
@@ -23,6 +26,7 @@ __all__ = ["CovisitKNN", "CovisitKNNConfig"]
 class CovisitKNNConfig:
     """How pairs of a sequence count."""
 
+    kind: Literal["covisit-knn"] = "covisit-knn"
     max_distance: int = 5
     """Furthest steps apart at which two items of a sequence are a pair."""
     backward_weight: float = 0.5
@@ -76,6 +80,17 @@ class CovisitKNN(DenseRecommender):
         source, target = covisits.coords
         damped = covisits.data / (counts[source] ** config.source_damping * counts[target] ** config.target_damping)
         return cls(scipy.sparse.csr_array((damped, (source, target)), shape=covisits.shape), counts, config.decay)
+
+    def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns co-visits and counts, and the decay."""
+        return {**split_sparse("covisits", self.covisits), "counts": self.counts}, {"decay": self.decay}
+
+    @classmethod
+    def restored(
+        cls, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], *, device: str = "auto"
+    ) -> "CovisitKNN":
+        """Returns the recommender of what ``stored`` gave."""
+        return cls(join_sparse("covisits", arrays), arrays["counts"], values["decay"])
 
     def score(self, histories: Histories) -> Float[np.ndarray, "B N"]:
         """Returns the decayed co-visits of every item with each history."""

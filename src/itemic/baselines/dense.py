@@ -1,19 +1,23 @@
-"""The base of every baseline that scores the whole catalogue: batching, filters and ranking in one place.
+"""The base of every baseline that scores the whole catalogue: batching, filters, ranking and its file in one place.
 
-Knows no scoring rule; a baseline adds ``fit`` and ``score``.
+Knows no scoring rule; a baseline adds ``fit``, ``score``, ``stored`` and ``restored``.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
-from itemic.core.dataset import Dataset
-from itemic.core.errors import DataError
+from itemic.baselines.stored import read_fitted, write_fitted
+from itemic.core.errors import ArtifactError, DataError
 from itemic.core.ranking import Histories, Recommendations, check_histories, top_k
 
 __all__ = ["DenseRecommender"]
+
+R = TypeVar("R", bound="DenseRecommender")
 
 _MAX_CELLS = 1 << 23
 """Scores held at once: 64 MiB."""
@@ -28,10 +32,49 @@ class DenseRecommender(ABC):
     def __init__(self, num_items: int) -> None:
         self.num_items = num_items
 
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that were fitted: what is stored, but for positions in sparse matrices."""
+        arrays, _ = self.stored()
+        return sum(array.size for name, array in arrays.items() if not name.endswith((".indices", ".indptr", ".shape")))
+
+    @abstractmethod
+    def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns the arrays and the plain values that ``restored`` makes the recommender from."""
+
     @classmethod
     @abstractmethod
-    def fit(cls, dataset: Dataset, *, seed: int) -> "DenseRecommender":
-        """Returns the recommender fitted to the dataset's training sequences; valid serves choices only."""
+    def restored(
+        cls: type[R], arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], *, device: str = "auto"
+    ) -> R:
+        """Returns the recommender of these arrays and values; the device concerns networks alone."""
+
+    def save(self, path: Path, made_from: str = "") -> None:
+        """Writes the recommender as safetensors, atomically.
+
+        Args:
+            path: The file.
+            made_from: What it was fitted to and how, a hash say.
+        """
+        write_fitted(path, *self.stored(), made_from)
+
+    @classmethod
+    def load(cls: type[R], path: Path, made_from: str | None = None, *, device: str = "auto") -> R:
+        """Returns the recommender in a file that ``save`` wrote.
+
+        Args:
+            path: The file.
+            made_from: What it must be fitted to; None takes any.
+            device: Where to compute, for a network.
+
+        Raises:
+            ArtifactError: if the file is missing, damaged or made from something else.
+        """
+        arrays, values = read_fitted(path, made_from)
+        try:
+            return cls.restored(arrays, values, device=device)
+        except (KeyError, RuntimeError) as error:
+            raise ArtifactError(f"{path}: damaged ({error}); remove the file") from None
 
     @abstractmethod
     def score(self, histories: Histories) -> Float[np.ndarray, "B N"]:

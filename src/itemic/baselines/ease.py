@@ -1,6 +1,8 @@
 """EASE: a linear item-item model with a closed form (Steck, "Embarrassingly Shallow Autoencoders", 2019)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import scipy.linalg
@@ -23,6 +25,7 @@ made from a sparse one of 12 bytes a pair of items with a common user, 10.8 GB a
 class EASEConfig:
     """Regularisation and input of EASE."""
 
+    kind: Literal["ease"] = "ease"
     l2: float = 400.0
     """Weight of the squared norm of the item-item matrix, in users. Chosen on the valid split of MovieLens-100k and
     Amazon Industrial."""
@@ -69,6 +72,15 @@ class EASE(DenseRecommender):
         weights /= -np.diag(weights)
         np.fill_diagonal(weights, 0.0)
         return cls(weights, log.counts(), config.decay)
+
+    def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns weights and counts, and the decay."""
+        return {"weights": self.weights, "counts": self.counts}, {"decay": self.decay}
+
+    @classmethod
+    def restored(cls, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], *, device: str = "auto") -> "EASE":
+        """Returns the recommender of what ``stored`` gave."""
+        return cls(arrays["weights"], arrays["counts"], values["decay"])
 
     def score(self, histories: Histories) -> Float[np.ndarray, "B N"]:
         """Returns the weighted sum for every item."""

@@ -1,6 +1,8 @@
 """ItemKNN: items that the same users have (Sarwar et al., 2001; shrinkage as in Bell and Koren, 2007)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse
@@ -8,6 +10,7 @@ from jaxtyping import Float, Int
 
 from itemic.baselines.dense import DenseRecommender
 from itemic.baselines.interactions import TrainingLog, break_ties, history_matrix, top_of_each_row
+from itemic.baselines.stored import join_sparse, split_sparse
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError
 from itemic.core.ranking import Histories
@@ -22,6 +25,7 @@ _BLOCK_ITEMS = 1024
 class ItemKNNConfig:
     """How items become neighbours."""
 
+    kind: Literal["item-knn"] = "item-knn"
     num_neighbours: int = 50
     """Neighbours kept of each item. Chosen on the valid split of MovieLens-100k and Amazon Industrial."""
     shrinkage: float = 5.0
@@ -62,6 +66,17 @@ class ItemKNN(DenseRecommender):
         starts = range(0, log.num_items, _BLOCK_ITEMS)
         blocks = [_neighbours(users, norm, slice(start, start + _BLOCK_ITEMS), config) for start in starts]
         return cls(scipy.sparse.vstack(blocks, format="csr"), log.counts())
+
+    def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns similarities and counts."""
+        return {**split_sparse("similarity", self.similarity), "counts": self.counts}, {}
+
+    @classmethod
+    def restored(
+        cls, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], *, device: str = "auto"
+    ) -> "ItemKNN":
+        """Returns the recommender of what ``stored`` gave."""
+        return cls(join_sparse("similarity", arrays), arrays["counts"])
 
     def score(self, histories: Histories) -> Float[np.ndarray, "B N"]:
         """Returns the summed similarity of every item to each history."""

@@ -1,40 +1,159 @@
-"""The baselines by the names that recipes use, and how to fit one of them."""
+"""The baselines by the kinds that recipes name: how each is fitted and read back, and how a table's row asks for one.
 
-from collections.abc import Mapping
+A further baseline joins by a line in ``BASELINES`` and a member of ``BaselineSettings``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
-from itemic.baselines.covisit_knn import CovisitKNN
-from itemic.baselines.dense import DenseRecommender
-from itemic.baselines.ease import EASE
-from itemic.baselines.item_knn import ItemKNN
-from itemic.baselines.popularity import Popularity
-from itemic.baselines.repeat_last import RepeatLast
-from itemic.baselines.sasrec import SASRec
+import pydantic
+
+from itemic.baselines.covisit_knn import CovisitKNN, CovisitKNNConfig
+from itemic.baselines.covisit_text import CovisitText, CovisitTextConfig
+from itemic.baselines.ease import EASE, EASEConfig
+from itemic.baselines.item_knn import ItemKNN, ItemKNNConfig
+from itemic.baselines.materials import Materials
+from itemic.baselines.popularity import Popularity, PopularityConfig
+from itemic.baselines.repeat_last import RepeatLast, RepeatLastConfig
+from itemic.baselines.sasrec import SASRec, SASRecConfig
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError
+from itemic.core.ranking import Recommender
 
-__all__ = ["BASELINES", "fit_baseline"]
+__all__ = [
+    "BASELINES",
+    "Baseline",
+    "BaselineKind",
+    "BaselineRow",
+    "BaselineSettings",
+    "fit_baseline",
+    "load_baseline",
+]
 
-BASELINES: Mapping[str, type[DenseRecommender]] = MappingProxyType(
+
+@runtime_checkable
+class Baseline(Recommender, Protocol):
+    """A fitted recommender that can be kept."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that were fitted."""
+        ...
+
+    def save(self, path: Path, made_from: str = "") -> None:
+        """Writes one file, atomically.
+
+        Args:
+            path: The file.
+            made_from: What it was fitted to and how, a hash say.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class BaselineKind:
+    """How baselines of one kind are made."""
+
+    settings: type
+    """Dataclass of its settings; all have defaults."""
+    fit: Callable[[Materials, Any, int], Baseline]
+    """From materials, settings and seed."""
+    load: Callable[..., Baseline]
+    """As ``DenseRecommender.load``: from path, made_from, and device by keyword."""
+    needs: tuple[Literal["vectors", "catalog"], ...] = ()
+    """What it reads beside the dataset."""
+
+
+def _of_dataset(recommender: Any, settings: type) -> BaselineKind:
+    """Returns the kind of a recommender that is fitted to the dataset alone."""
+    return BaselineKind(
+        settings, lambda given, config, seed: recommender.fit(given.dataset, seed=seed, config=config), recommender.load
+    )
+
+
+def _fit_covisit_text(given: Materials, config: CovisitTextConfig, seed: int) -> CovisitText:
+    return CovisitText.fit(given.dataset, given.require_vectors(config.kind), seed=seed, config=config)
+
+
+BaselineSettings = Annotated[
+    PopularityConfig
+    | RepeatLastConfig
+    | ItemKNNConfig
+    | CovisitKNNConfig
+    | CovisitTextConfig
+    | EASEConfig
+    | SASRecConfig,
+    pydantic.Field(discriminator="kind"),
+]
+"""What fits a baseline; the key ``kind`` says which."""
+
+BASELINES: Mapping[str, BaselineKind] = MappingProxyType(
     {
-        "popularity": Popularity,
-        "repeat-last": RepeatLast,
-        "item-knn": ItemKNN,
-        "covisit-knn": CovisitKNN,
-        "ease": EASE,
-        "sasrec": SASRec,
+        "popularity": _of_dataset(Popularity, PopularityConfig),
+        "repeat-last": _of_dataset(RepeatLast, RepeatLastConfig),
+        "item-knn": _of_dataset(ItemKNN, ItemKNNConfig),
+        "covisit-knn": _of_dataset(CovisitKNN, CovisitKNNConfig),
+        "covisit-text": BaselineKind(CovisitTextConfig, _fit_covisit_text, CovisitText.load, ("vectors",)),
+        "ease": _of_dataset(EASE, EASEConfig),
+        "sasrec": _of_dataset(SASRec, SASRecConfig),
     }
 )
-"""Every baseline by its name in recipes, plainest first."""
+"""Every kind of baseline by its name in recipes, plainest first."""
 
 
-def fit_baseline(name: str, dataset: Dataset, *, seed: int) -> DenseRecommender:
-    """Returns the baseline called ``name``, fitted with its default settings.
+@dataclass(frozen=True, kw_only=True)
+class BaselineRow:
+    """One row of a table: a baseline with its settings, chosen on valid where several are given."""
+
+    settings: BaselineSettings
+    """Kind and settings."""
+    name: str = ""
+    """Name in tables; empty takes the baseline's own, "SASRec" say."""
+    search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """For some settings the values to try: every combination is fitted, the best NDCG@10 on valid is kept. Settings
+    within settings are named with dots, ``covisits.decay`` say."""
+    max_trials: int = 20
+    """Most combinations fitted: a random draw by the seed where the grid is larger, ``settings`` always among them."""
+    published: str = ""
+    """Method whose published figure stands beside this row, by its name in the list of published figures."""
+
+    def __post_init__(self) -> None:
+        if self.max_trials < 1:
+            raise ConfigError(f"max_trials must be at least 1, found {self.max_trials}")
+
+
+def fit_baseline(
+    kind: str, dataset: Dataset, *, seed: int, settings: Any = None, materials: Materials | None = None
+) -> Baseline:
+    """Returns a fitted baseline of a kind.
+
+    Args:
+        kind: One of ``BASELINES``.
+        dataset: What it learns from.
+        seed: Of whatever is random in it.
+        settings: The kind's settings; None takes the defaults.
+        materials: Dataset with vectors and catalog, for the kinds that need them.
 
     Raises:
-        ConfigError: if there is none of that name.
+        ConfigError: if there is no such kind, or it needs what there is not.
         DataError: if there are no training interactions.
     """
-    if name not in BASELINES:
-        raise ConfigError(f"no baseline {name!r}; there are {', '.join(BASELINES)}")
-    return BASELINES[name].fit(dataset, seed=seed)
+    if kind not in BASELINES:
+        raise ConfigError(f"no baseline {kind!r}; there are {', '.join(BASELINES)}")
+    chosen = BASELINES[kind]
+    return chosen.fit(materials or Materials(dataset=dataset), settings or chosen.settings(), seed)
+
+
+def load_baseline(kind: str, path: Path, made_from: str | None = None, *, device: str = "auto") -> Baseline:
+    """Returns the baseline in a file that its ``save`` wrote.
+
+    Raises:
+        ArtifactError: if the file is missing, damaged or made from something else.
+        ConfigError: if there is no such kind.
+    """
+    if kind not in BASELINES:
+        raise ConfigError(f"no baseline {kind!r}; there are {', '.join(BASELINES)}")
+    return BASELINES[kind].load(path, made_from, device=device)

@@ -1,5 +1,9 @@
 """Repeat-last: what the user had last comes back first."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -8,7 +12,14 @@ from itemic.baselines.interactions import TrainingLog, history_ages
 from itemic.core.dataset import Dataset
 from itemic.core.ranking import Histories
 
-__all__ = ["RepeatLast"]
+__all__ = ["RepeatLast", "RepeatLastConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatLastConfig:
+    """Repeat-last has no settings."""
+
+    kind: Literal["repeat-last"] = "repeat-last"
 
 
 class RepeatLast(DenseRecommender):
@@ -24,13 +35,24 @@ class RepeatLast(DenseRecommender):
         self.counts = counts
 
     @classmethod
-    def fit(cls, dataset: Dataset, *, seed: int) -> "RepeatLast":
+    def fit(cls, dataset: Dataset, *, seed: int, config: RepeatLastConfig | None = None) -> "RepeatLast":
         """Returns the recommender fitted to the training sequences; nothing in it is random.
 
         Raises:
             DataError: if there are no training interactions.
         """
         return cls(TrainingLog.from_dataset(dataset).counts())
+
+    def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns the counts."""
+        return {"counts": self.counts}, {}
+
+    @classmethod
+    def restored(
+        cls, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], *, device: str = "auto"
+    ) -> "RepeatLast":
+        """Returns the recommender of what ``stored`` gave."""
+        return cls(arrays["counts"])
 
     def score(self, histories: Histories) -> Float[np.ndarray, "B N"]:
         """Returns 1 + 1 / (1 + age) for the items of a history and a popularity below 1 for the others."""

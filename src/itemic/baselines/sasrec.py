@@ -6,13 +6,13 @@ catalogue, which third parties found far stronger than the paper's one negative 
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,8 +23,7 @@ from itemic.baselines.windows import Windows
 from itemic.core.allocator import tune_allocator
 from itemic.core.dataset import Dataset
 from itemic.core.device import pick_device
-from itemic.core.errors import ArtifactError, ConfigError
-from itemic.core.files import write_arrays
+from itemic.core.errors import ConfigError
 from itemic.core.progress import progress_bar
 from itemic.core.ranking import Histories, allowed_mask
 from itemic.core.seeds import derive_rng, derive_seed
@@ -41,6 +40,7 @@ _VALID_BATCH = 256
 class SASRecConfig:
     """Network and training. The defaults were chosen on the valid split of MovieLens-100k."""
 
+    kind: Literal["sasrec"] = "sasrec"
     hidden_size: int = 128
     """Width D of the states and item embeddings."""
     num_layers: int = 2
@@ -132,38 +132,21 @@ class SASRec(DenseRecommender):
         """
         return torch.einsum("bd,bcd->bc", self._states(histories), self.network.items(items))
 
-    def save(self, path: Path, made_from: str = "") -> None:
-        """Writes weights and item counts as safetensors, atomically.
-
-        Args:
-            path: The file.
-            made_from: What it was fitted to and how, a hash say.
-        """
+    def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns the network's weights and the counts."""
         weights = {f"network.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
-        write_arrays(path, {**weights, "counts": self.counts}, {"made_from": made_from})
+        return {**weights, "counts": self.counts}, {}
 
     @classmethod
-    def load(cls, path: Path, made_from: str | None = None, *, device: str = "auto") -> "SASRec":
-        """Returns the recommender in a file that ``save`` wrote.
-
-        Args:
-            path: The file.
-            made_from: What it must be fitted to; None takes any.
-            device: Where to compute.
-
-        Raises:
-            ArtifactError: if the file is missing, damaged or made from something else.
-        """
-        found, arrays = _read_arrays(path)
-        if made_from not in (None, found):
-            raise ArtifactError(f"{path}: fitted to other data or with other settings")
-        try:
-            counts = arrays.pop("counts").numpy()
-            network = _restored_network({name.removeprefix("network."): array for name, array in arrays.items()})
-            max_length = arrays["network.blocks.0.distance_bias"].shape[1]
-        except (KeyError, RuntimeError) as error:
-            raise ArtifactError(f"{path}: damaged ({error}); remove the file") from None
-        return cls(network.to(pick_device(device)).eval(), counts, max_length)
+    def restored(cls, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], *, device: str = "auto") -> "SASRec":
+        """Returns the recommender of what ``stored`` gave; the weights' shapes say how large the network is."""
+        weights = {
+            name.removeprefix("network."): torch.from_numpy(array)
+            for name, array in arrays.items()
+            if name.startswith("network.")
+        }
+        network = _restored_network(weights).to(pick_device(device)).eval()
+        return cls(network, arrays["counts"], arrays["network.blocks.0.distance_bias"].shape[1])
 
     def _states(self, histories: Histories) -> Float[Tensor, "n D"]:
         """Returns the network's state after the last item of each history."""
@@ -175,18 +158,6 @@ class SASRec(DenseRecommender):
         items[torch.arange(items.shape[1]) < lengths[:, None]] = torch.tensor([i for h in histories for i in h])
         states: Tensor = self.network(items.to(device))
         return states[torch.arange(len(histories), device=device), lengths.to(device) - 1]
-
-
-def _read_arrays(path: Path) -> tuple[str | None, dict[str, Tensor]]:
-    """Returns what a stored recommender says that it was made from, and its arrays."""
-    try:
-        with safe_open(path, framework="pt") as stored:
-            names = stored.keys()
-            return (stored.metadata() or {}).get("made_from"), {name: stored.get_tensor(name) for name in names}
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file") from None
-    except SafetensorError as error:
-        raise ArtifactError(f"{path}: damaged ({error}); remove the file") from None
 
 
 def _restored_network(weights: dict[str, Tensor]) -> SasrecNetwork:

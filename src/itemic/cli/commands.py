@@ -56,7 +56,18 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": run_all,
     **{
         name: functools.partial(run_one, name)
-        for name in ("prepare", "embed", "collaborative", "tokenize", "align", "sft", "rl", "evaluate", "report")
+        for name in (
+            "prepare",
+            "embed",
+            "collaborative",
+            "tokenize",
+            "align",
+            "sft",
+            "rl",
+            "baselines",
+            "evaluate",
+            "report",
+        )
     },
     "recommend": run_recommend,
     "calibrate": run_calibrate,

@@ -27,6 +27,7 @@ one stage of a run folder (--run FOLDER --recipe RECIPE and the stage's own flag
   align             a backbone learns the SID rows alone, before sft
   sft               a model learns to speak semantic IDs
   rl                the model learns from its own answers, after sft
+  baselines         fit the recommenders that the model has to beat, row by row
   evaluate          figures for the model and the baselines
   report            one offline page
 

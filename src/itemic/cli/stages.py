@@ -145,6 +145,10 @@ def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
     common = _DESCRIPTION + _MORE_DESCRIPTION.get(name, "")
     if path is not None and path.is_file() and not help_only:
         recipe = load_recipe(path)
+        if name == "baselines":
+            if rest:
+                raise ConfigError(f"itemic baselines: {rest[0]}: settings of baselines are in the recipe, row by row")
+            return recipe
         section = getattr(recipe, name)
         if section is None and name == "rl":
             section = RlConfig()

@@ -99,6 +99,10 @@ def _refuse_unknown_keys(config_type: Any, values: Any, source: str, prefix: str
         nested = _nested_config(hints[key], value)
         if nested is not None:
             _refuse_unknown_keys(nested, value, source, f"{prefix}{key}.")
+        member = _mapped_config(hints[key])
+        if member is not None and isinstance(value, Mapping):
+            for name, inside in value.items():
+                _refuse_unknown_keys(member, inside, source, f"{prefix}{key}.{name}.")
 
 
 def _refuse_bare_tag(hint: Any, value: Any, source: str, key: str) -> None:
@@ -121,6 +125,12 @@ def _nested_config(hint: Any, value: Any) -> Any:
     if len(nested) > 1 and isinstance(value, Mapping):
         nested = [option for option in nested if _tag(option) == {key: value.get(key) for key in _tag(option)}]
     return nested[0] if len(nested) == 1 else None
+
+
+def _mapped_config(hint: Any) -> Any:
+    """Returns the dataclass of a mapping's values, None where it is of anything else."""
+    arguments = typing.get_args(hint) if typing.get_origin(hint) in (Mapping, dict) else ()
+    return arguments[1] if arguments and dataclasses.is_dataclass(arguments[1]) else None
 
 
 def _tag(config_type: Any) -> dict[str, Any]:

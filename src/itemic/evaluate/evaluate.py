@@ -25,9 +25,27 @@ from itemic.evaluate.protocol import EvaluateConfig, EvaluationSet, RankedLists,
 from itemic.evaluate.ranks import TargetRanks
 from itemic.evaluate.significance import Comparison, bootstrap_intervals, paired_comparison
 
-__all__ = ["Evaluation", "evaluate_all", "evaluate_recommender", "ranking_file_name"]
+__all__ = ["Evaluation", "RowFacts", "evaluate_all", "evaluate_recommender", "ranking_file_name"]
 
 Values = dict[str, dict[str, float | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFacts:
+    """What is known of a recommender beside its lists; None where nobody knows."""
+
+    fit_s: float | None = None
+    """Wall time of its training."""
+    fit_cpu_s: float | None = None
+    """Processor time of its training."""
+    num_parameters: int | None = None
+    """Numbers that were fitted."""
+    dtype: str | None = None
+    """Number format that it computed in."""
+    settings: Mapping[str, Any] | None = None
+    """Settings it was fitted with."""
+    published: str = ""
+    """Method whose published figure stands beside it, by its name in the list of published figures."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,8 +85,8 @@ def evaluate_all(
     run_folder: Path,
     seed: int,
     *,
-    fit_s: Mapping[str, float] | None = None,
-    dtypes: Mapping[str, str] | None = None,
+    facts: Mapping[str, RowFacts] | None = None,
+    benchmark: str = "",
 ) -> dict[str, Any]:
     """Evaluates the recommenders on the same examples, writes the figures, and returns them.
 
@@ -81,8 +99,8 @@ def evaluate_all(
         config: Protocol.
         run_folder: Where the files go.
         seed: Of the run.
-        fit_s: Seconds each recommender took to fit, by name, where known.
-        dtypes: Number format each recommender computed in, by name, where known.
+        facts: What else is known of each recommender, by its name.
+        benchmark: Name of the data set and protocol in the list of published figures; empty where there is none.
 
     Raises:
         ConfigError: if there is no recommender or two would write one file.
@@ -92,14 +110,13 @@ def evaluate_all(
     cases = evaluation_set(dataset, config, seed=seed)
     evaluations = [_evaluate(recommender, cases, config, seed) for recommender in recommenders]
     figures = {
-        "protocol": _protocol(cases, config, seed),
+        "protocol": {**_protocol(cases, config, seed), "benchmark": benchmark},
         "recommenders": {
             evaluation.name: {
                 "metrics": evaluation.metrics,
                 "breakdown": evaluation.breakdown,
                 "users_per_s": evaluation.users_per_s,
-                "fit_s": (fit_s or {}).get(evaluation.name),
-                "dtype": (dtypes or {}).get(evaluation.name),
+                **asdict((facts or {}).get(evaluation.name, RowFacts())),
             }
             for evaluation in evaluations
         },

@@ -156,6 +156,11 @@ class SidModel:
         bias = None if head.bias is None else head.bias[token_ids]
         return self._head_rule.apply(nn.functional.linear(hidden, rows, bias))
 
+    @property
+    def num_parameters(self) -> int:
+        """Numbers of the network, tied ones once."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
     def prepare_for_inference(self, precision: Precision = "auto", *, compile: bool = False) -> str:
         """Returns the number format that the layers now compute in; the model can be trained and saved no more.
 

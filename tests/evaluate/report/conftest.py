@@ -17,7 +17,7 @@ from itemic.core.dataset import EXAMPLE_SCHEMA, INTERACTION_SCHEMA, ITEM_SCHEMA,
 from itemic.core.files import write_arrays, write_json, write_parquet
 from itemic.core.ranking import Histories, Recommendations, top_k
 from itemic.core.run import Run
-from itemic.evaluate.evaluate import evaluate_all
+from itemic.evaluate.evaluate import RowFacts, evaluate_all
 from itemic.evaluate.protocol import EvaluateConfig
 from itemic.sid.catalog import Catalog
 from itemic.sid.collisions.unique import resolve_unique
@@ -273,6 +273,6 @@ def _write_metrics(run: Run, world: World, num_bootstrap: int) -> Mapping[str, o
         Mixture("Repeat last", world, taste=0.1, fame=0.2, noise=1.5),
     ]
     config = EvaluateConfig(cutoffs=(1, 5, 10, 20, 50), num_bootstrap=num_bootstrap)
-    fit_s = {recommender.name: 1.7 * index for index, recommender in enumerate(recommenders) if index}
-    metrics = evaluate_all(recommenders, world.dataset, config, run.folder, 3, fit_s=fit_s)
+    facts = {recommender.name: RowFacts(fit_s=1.7 * index) for index, recommender in enumerate(recommenders) if index}
+    metrics = evaluate_all(recommenders, world.dataset, config, run.folder, 3, facts=facts)
     return {"NDCG@10": metrics["recommenders"]["itemic"]["metrics"]["NDCG@10"]["value"]}
