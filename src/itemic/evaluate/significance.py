@@ -16,7 +16,7 @@ from itemic.core.errors import ArtifactError, ConfigError
 from itemic.core.seeds import derive_rng
 from itemic.evaluate.metrics.labels import parse_label, rank_metric
 
-__all__ = ["Comparison", "bootstrap_intervals", "compare_runs", "paired_comparison"]
+__all__ = ["Comparison", "bootstrap_intervals", "compare_runs", "paired_comparison", "paired_difference"]
 
 _CHUNK_CELLS = 1 << 22
 """Resampling works on matrices of at most this many cells: 32 MiB each."""
@@ -103,19 +103,43 @@ def paired_comparison(
     )
     differences = first - second
     owner = rankings[0]["user_id"].rank("dense").cast(pl.Int64).to_numpy()
-    low, high = bootstrap_intervals(
-        differences[:, None], owner, num_bootstrap=num_resamples, confidence=confidence, rng=rng
+    low, high, p_value = paired_difference(
+        differences, owner, num_resamples=num_resamples, confidence=confidence, rng=rng
     )
     return Comparison(
         a=names[0],
         b=names[1],
         metric=metric,
         difference=float(differences.mean()),
-        low=float(low[0]),
-        high=float(high[0]),
-        p_value=_permutation_p_value(_sum_by_owner(differences[:, None], owner)[0][:, 0], num_resamples, rng),
+        low=low,
+        high=high,
+        p_value=p_value,
         num_examples=len(differences),
     )
+
+
+def paired_difference(
+    differences: Float[np.ndarray, "B"],
+    owner: Int[np.ndarray, "B"],
+    *,
+    num_resamples: int,
+    confidence: float,
+    rng: np.random.Generator,
+) -> tuple[float, float, float]:
+    """Returns the ends of the bootstrap interval of a mean difference, and its p-value as in ``paired_comparison``.
+
+    Args:
+        differences: Of every example.
+        owner: User of every example, any integers.
+        num_resamples: Number of bootstrap resamples and of random swaps.
+        confidence: Probability mass inside the interval.
+        rng: Draws resamples and swaps.
+    """
+    low, high = bootstrap_intervals(
+        differences[:, None], owner, num_bootstrap=num_resamples, confidence=confidence, rng=rng
+    )
+    sums = _sum_by_owner(differences[:, None], owner)[0][:, 0]
+    return float(low[0]), float(high[0]), _permutation_p_value(sums, num_resamples, rng)
 
 
 def compare_runs(
