@@ -30,7 +30,7 @@ from itemic.decode.recommender import LanguageModelRecommender, check_search_set
 from itemic.decode.think import ThinkConfig, Thoughts
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Normalization
-from itemic.language.prompts import PROMPT_VERSION, Renderer
+from itemic.language.prompts import PROMPT_VERSION, Renderer, is_current_version
 from itemic.model.precision import Precision
 from itemic.model.sid_model import SidModel
 from itemic.sid.catalog import Catalog
@@ -383,7 +383,7 @@ def _load_items(run: Run) -> tuple[Dataset, Catalog]:
 
 def _load_model(chosen: TrainedModel, device: str) -> SidModel:
     model = SidModel.load(chosen.path, pick_device(device))
-    if model.prompt_version != PROMPT_VERSION:
+    if not is_current_version(model.prompt_version):
         raise ArtifactError(
             f"{chosen.path}: trained with prompts of version {model.prompt_version}, this itemic has {PROMPT_VERSION}; "
             "train it again"

@@ -99,7 +99,7 @@ class Recipe:
         if self.sft is not None and self.align is not None and self.align.backbone != self.sft.backbone:
             raise ConfigError(f"align.backbone {self.align.backbone!r} is not sft.backbone {self.sft.backbone!r}")
         if self.sft is not None and self.rl is not None:
-            _check_rl_tasks(self.rl, "chat" if self.sft.backbone else "sid-only")
+            _check_rl_tasks(self.rl, self.sft.prompt_mode)
 
 
 _DEFAULT_ROWS = ("popularity", "repeat-last", "item-knn", "covisit-knn", "ease", "sasrec")

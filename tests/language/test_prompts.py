@@ -1,8 +1,17 @@
 import numpy as np
+import polars as pl
 import pytest
 
 from itemic.core.errors import CatalogError, ConfigError
-from itemic.language.prompts import PROMPTS, SYSTEM, Message, Renderer
+from itemic.language.prompts import (
+    PROMPT_VERSION,
+    PROMPTS,
+    SYSTEM,
+    Message,
+    Renderer,
+    is_current_version,
+    prompt_version,
+)
 from itemic.language.spelling import Spelling
 from itemic.language.tasks import TASKS, ItemTexts, check_tasks
 from itemic.model.backbone import make_sid_tokenizer
@@ -145,3 +154,54 @@ def test_unusable_tokenizers_and_tasks_are_refused(spelling: Spelling) -> None:
         check_tasks({"title_to_sid": 1.0}, "sid-only")
     with pytest.raises(ConfigError, match="at least one task"):
         check_tasks({}, "chat")
+
+
+def test_titles_alone_a_description_of_the_next_item_and_a_search(chat: Renderer) -> None:
+    items = pl.DataFrame(
+        {
+            "title": [
+                "Big red steel bolt set",
+                "Big red nut",
+                "Small steel bolt set",
+                None,
+                "Big Acme steel drill bit",
+            ],
+            "description": ["Bolts", "", None, "Boats", "Drills"],
+            "brand": ["Acme", None, "", "Acme", "Acme"],
+        }
+    )
+    texts = ItemTexts.from_items(items)
+    assert texts.queries == ["acme red bolt set", "", "small bolt set", "", "acme big drill bit"]
+    builders = {name: TASKS[name].from_history for name in ("titles_to_title", "sids_to_description")}
+    title = builders["titles_to_title"]([0, 3, 1], 2, texts, chat)
+    assert title == Message(
+        prompt="Name the next item for a user with this history of titles, oldest first:\n"
+        "- Big red steel bolt set\n- Big red nut",
+        answer="Small steel bolt set",
+        answer_is_sid=False,
+    )
+    assert builders["titles_to_title"]([3], 2, texts, chat) is None
+    assert builders["titles_to_title"]([0], 3, texts, chat) is None
+    description = builders["sids_to_description"]([0, 1], 4, texts, chat)
+    assert (description.prompt[-len(chat.history_text([0, 1])) :], description.answer) == (
+        chat.history_text([0, 1]),
+        "Drills",
+    )
+    assert builders["sids_to_description"]([0], 1, texts, chat) is None
+    search = TASKS["query_to_sid"].from_item
+    assert search(2, texts, chat) == Message(
+        prompt="Which item does a user want who searches for this?\nsmall bolt set",
+        answer=chat.sid_text(2),
+        answer_is_sid=True,
+    )
+    assert search(1, texts, chat) is None
+
+
+def test_models_that_were_not_taught_the_later_tasks_keep_their_version() -> None:
+    assert prompt_version(["next_item", "sid_to_title"]) == PROMPT_VERSION
+    later = prompt_version(["next_item", "titles_to_title"])
+    assert later != PROMPT_VERSION
+    assert prompt_version(["next_item"], start=later) == later
+    assert is_current_version(later)
+    assert is_current_version(PROMPT_VERSION)
+    assert not is_current_version("older")

@@ -8,7 +8,14 @@ from itemic.core.errors import ConfigError, MissingDependencyError
 from itemic.core.packages import SMOLLM2_135M
 from itemic.language.spelling import Spelling
 from itemic.model import backbone
-from itemic.model.backbone import DecoderConfig, load_backbone, make_decoder, make_sid_tokenizer, save_network
+from itemic.model.backbone import (
+    DecoderConfig,
+    load_backbone,
+    make_decoder,
+    make_sid_tokenizer,
+    make_word_tokenizer,
+    save_network,
+)
 
 SMALL = DecoderConfig(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, dropout=0.0)
 
@@ -183,3 +190,31 @@ def test_packaged_model_answers():
     inputs = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt")
     output = network.generate(**inputs, max_new_tokens=10, do_sample=False)
     assert "Paris" in tokenizer.decode(output[0])
+
+
+@pytest.mark.parametrize("style", ["plain", "wrapped"])
+def test_words_are_learned_from_texts_and_any_text_comes_back(tmp_path, style):
+    spelling = Spelling(style=style, codebook_sizes=(3, 2))
+    texts = ["steel bolt", "steel nut", "brass bolt"] * 3
+    tokenizer = make_word_tokenizer(texts, spelling, 300)
+    assert make_word_tokenizer(texts, spelling, 300).get_vocab() == tokenizer.get_vocab()
+    assert tokenizer.convert_ids_to_tokens([0, 1, 2]) == ["<pad>", "<bos>", "<eos>"]
+    assert len(tokenizer.tokenize("steel bolt")) == 2
+    save_network(make_decoder(SMALL, len(tokenizer), rng()), tokenizer, tmp_path / "model")
+    _, loaded = load_backbone(str(tmp_path / "model"))
+    for text in ("steel bolt", f"a {spelling.write((2, 1))}{spelling.write((0, 0))} né\n", "中 \N{CRAB}"):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert tokenizer.decode(ids) == text
+        assert loaded.encode(text, add_special_tokens=False) == ids
+    assert tokenizer.tokenize(spelling.write((2, 1))) == [
+        *spelling.opening,
+        *(spelling.token(level, code) for level, code in enumerate((2, 1))),
+        *spelling.closing,
+    ]
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    assert loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == "<bos>u\n"
+
+
+def test_too_few_words_for_the_bytes_are_refused():
+    with pytest.raises(ConfigError, match="at least 259"):
+        make_word_tokenizer(["a"], Spelling(style="plain", codebook_sizes=(2,)), 258)

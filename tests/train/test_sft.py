@@ -12,6 +12,7 @@ from itemic.core.dataset import Dataset
 from itemic.core.errors import CatalogError, ConfigError
 from itemic.core.run import Run
 from itemic.inference import load_trained
+from itemic.language.prompts import prompt_version
 from itemic.model.sid_model import SidModel
 from itemic.sid.catalog import Catalog
 from itemic.train import sft as stage
@@ -26,7 +27,7 @@ def run(tmp_path: Path, dataset: Dataset, catalog: Catalog) -> Run:
     return run
 
 
-def settings(backbone: Path, **changes: object) -> SftConfig:
+def settings(backbone: Path | str, **changes: object) -> SftConfig:
     values = {
         "backbone": str(backbone),
         "new_rows": "mean",
@@ -110,3 +111,23 @@ def test_computing_in_bf16_stays_close_to_float32(run: Run) -> None:
         losses.append(next(line["loss"] for line in lines if "loss" in line))
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert losses[1] != losses[0]
+
+
+def test_a_decoder_from_scratch_reads_words_where_it_is_given_some(run: Run) -> None:
+    values = {"words": 300, "decoder": {"hidden_size": 16, "num_layers": 1, "num_heads": 2}}
+    tasks = {"titles_to_title": 1.0, "titles_to_sid": 1.0, "sid_to_description": 0.5}
+    result = sft(settings("", **values, tasks=tasks, select_by="ndcg"), run, seed=0)
+    assert result.metrics["num_steps"] == 4
+    model = SidModel.load(run.path("model"))
+    assert model.prompt_mode == "chat"
+    assert model.prompt_version == prompt_version(tasks)
+    assert len(model.tokenizer.tokenize("What item")) == 2, "words of the catalogue are tokens"
+    trained = load_trained(run.folder, device="cpu")
+    assert len(trained.recommend(["Title 3"], 2)) == 2
+
+
+def test_words_go_with_no_backbone_and_ndcg_with_a_task_of_semantic_ids(backbone: Path) -> None:
+    with pytest.raises(ConfigError, match="words 300: expected 0 or more, and 0 with a backbone"):
+        settings(backbone, words=300)
+    with pytest.raises(ConfigError, match="select_by: ndcg ranks by semantic IDs"):
+        settings(backbone, tasks={"titles_to_title": 1.0}, select_by="ndcg")

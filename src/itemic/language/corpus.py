@@ -110,16 +110,20 @@ class Corpus:
         return [groups[position] for position in rng.permutation(len(groups))]
 
     def validation(self, max_examples: int = 0) -> list[Group]:
-        """Returns next-item examples of the validation split, each with its own prompt.
+        """Returns examples of the validation split, each with its own prompt.
+
+        They are of the task next_item; where it is not taught, of the first history task that is.
 
         Args:
             max_examples: Takes evenly spaced ones where there are more; 0 takes all.
         """
-        index = self.task_names.index("next_item") if "next_item" in self.weights else 0
+        of_histories = [name for name in self.weights if TASKS[name].unit == "history"]
+        name = "next_item" if "next_item" in self.weights or not of_histories else of_histories[0]
+        index = self.task_names.index(name) if name in self.weights else 0
         valid = self.dataset.valid.with_columns(pl.col("history").list.tail(self.max_history))
         if 0 < max_examples < valid.height:
             valid = valid[np.linspace(0, valid.height - 1, max_examples).astype(np.int64).tolist()]
-        return example_groups(valid, TASKS["next_item"], index, self._texts, self.renderer)
+        return example_groups(valid, TASKS[name], index, self._texts, self.renderer)
 
     def _task_groups(self, index: int, name: str, rng: np.random.Generator) -> Iterator[Group]:
         task, weight = TASKS[name], self.weights[name]

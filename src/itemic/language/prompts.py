@@ -7,7 +7,7 @@ Knows nothing of batches, models or datasets.
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,13 +19,23 @@ from itemic.core.files import text_hash
 from itemic.language.spelling import SidTokens, Spelling
 from itemic.language.thoughts import THOUGHT_OPENING, THOUGHT_STOP, THOUGHT_THEN, ThoughtTokens
 
-__all__ = ["PROMPTS", "PROMPT_VERSION", "Message", "PromptMode", "Renderer", "TokenExample", "title_list"]
+__all__ = [
+    "PROMPTS",
+    "PROMPT_VERSION",
+    "Message",
+    "PromptMode",
+    "Renderer",
+    "TokenExample",
+    "is_current_version",
+    "prompt_version",
+    "title_list",
+]
 
 PromptMode = Literal["chat", "sid-only"]
 
 SYSTEM = "You are a recommender system. Items are written as semantic IDs."
 
-PROMPTS = {
+_FIRST_PROMPTS = {
     "next_item": "Recommend the next item for a user with this history, oldest first:\n{history}",
     "titles_to_sid": "Recommend the next item for a user with this history of titles, oldest first:\n{titles}",
     "sids_to_title": "Name the next item for a user with this history, oldest first:\n{history}",
@@ -34,6 +44,15 @@ PROMPTS = {
     "description_to_sid": "Which item fits this description?\n{description}",
     "sid_to_description": "Describe this item:\n{sid}",
 }
+
+_LATER_PROMPTS = {
+    "titles_to_title": "Name the next item for a user with this history of titles, oldest first:\n{titles}",
+    "sids_to_description": "Describe the next item for a user with this history, oldest first:\n{history}",
+    "query_to_sid": "Which item does a user want who searches for this?\n{query}",
+}
+"""Of tasks that came later: models that were not taught them keep their version."""
+
+PROMPTS = _FIRST_PROMPTS | _LATER_PROMPTS
 """The words of each task. The part that differs between examples comes last, so that the rest is a shared prefix."""
 
 _PLAIN_TEMPLATE = "{system}\n\nUser: {user}\n\nAssistant: "
@@ -44,12 +63,24 @@ _TITLE_LINE = "- {title}"
 
 PROMPT_VERSION = text_hash(
     *(SYSTEM, _PLAIN_TEMPLATE, _EMPTY_HISTORY, _TITLE_LINE),
-    *(f"{task}={text}" for task, text in sorted(PROMPTS.items())),
+    *(f"{task}={text}" for task, text in sorted(_FIRST_PROMPTS.items())),
 )[:12]
-"""Changes whenever a word above does: a model says which version it was trained with."""
+"""Changes whenever a word above does, but for the later tasks': a model says which version it was trained with."""
+
+_LATER_VERSION = text_hash(PROMPT_VERSION, *(f"{task}={text}" for task, text in sorted(_LATER_PROMPTS.items())))[:12]
 
 _MARK = "\ue000"
 _CACHED_PIECES = 1 << 16
+
+
+def prompt_version(tasks: Iterable[str], start: str = PROMPT_VERSION) -> str:
+    """Returns the version of the words that a model of these tasks was taught with; ``start``'s is what it began as."""
+    return start if _LATER_PROMPTS.keys().isdisjoint(tasks) else _LATER_VERSION
+
+
+def is_current_version(version: str) -> bool:
+    """Returns whether a model of this version was taught with today's words."""
+    return version in (PROMPT_VERSION, _LATER_VERSION)
 
 
 def title_list(titles: Sequence[str]) -> str:

@@ -5,7 +5,14 @@ this package is cheap.
 """
 
 from itemic.model.adapters import LoraConfig, add_lora, freeze_backbone, merge_adapters
-from itemic.model.backbone import DecoderConfig, checkpoint_activations, load_backbone, make_decoder, make_sid_tokenizer
+from itemic.model.backbone import (
+    DecoderConfig,
+    checkpoint_activations,
+    load_backbone,
+    make_decoder,
+    make_sid_tokenizer,
+    make_word_tokenizer,
+)
 from itemic.model.dropout import add_dropout, remove_dropout
 from itemic.model.new_rows import RowInit, codebook_rows, mean_rows, text_rows
 from itemic.model.precision import Precision
@@ -28,6 +35,7 @@ __all__ = [
     "load_backbone",
     "make_decoder",
     "make_sid_tokenizer",
+    "make_word_tokenizer",
     "mean_rows",
     "merge_adapters",
     "remove_dropout",

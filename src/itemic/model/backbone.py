@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ __all__ = [
     "load_backbone",
     "make_decoder",
     "make_sid_tokenizer",
+    "make_word_tokenizer",
     "new_cache",
     "save_network",
 ]
@@ -37,11 +38,17 @@ _SMOLLM2 = "smollm2-135m"
 _HUB_TIMEOUT_S = 5.0
 _SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
 _PAD_ID, _BOS_ID, _EOS_ID = range(3)
+_NUM_BYTES = 256
+_WORD_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message.role != 'system' %}{{ message.content }}"
+    "{% if message.role == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}{% endif %}{% endfor %}"
+)
+"""Says nothing that is the same in every prompt: a decoder from scratch would only have to learn to ignore it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """Shape of a small Qwen3-architecture decoder trained from scratch on SID tokens."""
+    """Shape of a small Qwen3-architecture decoder trained from scratch."""
 
     hidden_size: int = 128
     """Width D; a multiple of twice ``num_heads``."""
@@ -176,7 +183,8 @@ def _convert_gguf(file: Path, folder: Path) -> None:
 def make_decoder(config: DecoderConfig, vocab_size: int, rng: np.random.Generator) -> Any:
     """Returns a randomly initialised ``Qwen3ForCausalLM`` on the CPU, in float32 and training mode.
 
-    Its special token ids are those of :func:`make_sid_tokenizer`. The global random state is left as it was.
+    Its special token ids are those of :func:`make_sid_tokenizer` and :func:`make_word_tokenizer`. The global random
+    state is left as it was.
 
     Args:
         config: Its shape.
@@ -222,6 +230,46 @@ def make_sid_tokenizer(spelling: Spelling) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), one_token])
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL_TOKENS)
+
+
+def make_word_tokenizer(texts: Iterable[str], spelling: Spelling, num_words: int) -> Any:
+    """Returns a tokenizer of words learned from texts and of every token of the spelling, with a chat template.
+
+    Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019): frequent words are one token, and any
+    text at all can be written, byte by byte at worst. ``<pad>``, ``<bos>`` and ``<eos>`` are ids 0, 1 and 2; the
+    spelling's tokens come last. Its template is the user's words between ``<bos>`` and a line break. Equal texts give
+    equal tokenizers.
+
+    Args:
+        texts: What the words are learned from.
+        spelling: How SIDs are written.
+        num_words: Most tokens beside the spelling's, the bytes and special ones included; fewer where the texts hold
+            no more words.
+
+    Raises:
+        ConfigError: if that is too few for the bytes and special tokens.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    least = _NUM_BYTES + len(_SPECIAL_TOKENS)
+    if num_words < least:
+        raise ConfigError(f"words {num_words}: expected at least {least}, the bytes and special tokens alone")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=num_words,
+        min_frequency=2,
+        special_tokens=list(_SPECIAL_TOKENS.values()),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_SPECIAL_TOKENS)
+    fast.add_tokens([AddedToken(token, normalized=False) for token in spelling.tokens()])
+    fast.chat_template = _WORD_TEMPLATE
+    return fast
 
 
 def checkpoint_activations(network: Any) -> None:

@@ -18,11 +18,18 @@ from itemic.core.errors import ConfigError
 from itemic.core.run import Run, StageResult
 from itemic.core.seeds import derive_rng
 from itemic.language.corpus import Corpus
-from itemic.language.prompts import PROMPT_VERSION, Renderer
+from itemic.language.prompts import PROMPTS, PromptMode, Renderer, prompt_version
 from itemic.language.spelling import Spelling
-from itemic.language.tasks import ItemTexts, check_tasks
+from itemic.language.tasks import TASKS, ItemTexts, check_tasks
 from itemic.model.adapters import LoraConfig, merge_adapters
-from itemic.model.backbone import DecoderConfig, checkpoint_activations, load_backbone, make_decoder, make_sid_tokenizer
+from itemic.model.backbone import (
+    DecoderConfig,
+    checkpoint_activations,
+    load_backbone,
+    make_decoder,
+    make_sid_tokenizer,
+    make_word_tokenizer,
+)
 from itemic.model.new_rows import RowInit, codebook_rows, mean_rows, text_rows
 from itemic.model.sid_model import SidModel
 from itemic.model.vocabulary import expand_vocabulary
@@ -48,9 +55,12 @@ class SftConfig:
 
     backbone: str = ""
     """Pretrained causal language model: a folder, a hub name, or ``smollm2-135m``; empty trains ``decoder`` from
-    scratch on SID tokens alone."""
+    scratch."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Shape of the decoder from scratch."""
+    words: int = 0
+    """Decoder from scratch: most tokens beside the SIDs' that it reads, words learned from the catalogue's texts and
+    the prompts; 4,000 suit a few thousand items. 0 reads SID tokens alone."""
     new_rows: Literal["mean", "text", "codebook"] = "text"
     """First values of the backbone's SID rows: mean of the old rows, mean of the titles' tokens under the code, or
     the codebook vectors projected."""
@@ -77,8 +87,17 @@ class SftConfig:
     training: TrainConfig = field(default_factory=TrainConfig)
     """How to optimise."""
 
+    @property
+    def prompt_mode(self) -> PromptMode:
+        """Whether prompts have words."""
+        return "chat" if self.backbone or self.words else "sid-only"
+
     def __post_init__(self) -> None:
-        check_tasks(dict(self.tasks), "chat" if self.backbone else "sid-only")
+        if self.words < 0 or (self.words and self.backbone):
+            raise ConfigError(f"words {self.words}: expected 0 or more, and 0 with a backbone, which has its own")
+        check_tasks(dict(self.tasks), self.prompt_mode)
+        if self.select_by == "ndcg" and not any(TASKS[name].answer == "sid" for name in self.tasks):
+            raise ConfigError("select_by: ndcg ranks by semantic IDs, which none of the tasks teaches; take loss")
         if not 1 <= self.stride <= self.max_history:
             raise ConfigError(f"stride must lie in 1..max_history ({self.max_history}), found {self.stride}")
         for name in ("row_tokens", "rows_per_batch"):
@@ -167,7 +186,7 @@ def _make_model(
     """Returns the model to train, with a row for every SID token."""
     device = pick_device(config.training.device)
     if start is not None:
-        return load_start(start, catalog, device, stage="align")
+        return load_start(start, catalog, device, stage="align", tasks=config.tasks)
     spelling = Spelling.of(catalog.spelling, catalog.codebook_sizes)
     rng = derive_rng(seed, "model")
     if config.backbone:
@@ -175,16 +194,23 @@ def _make_model(
         init = _row_init(config, dataset, catalog, catalog_path, tokenizer)
         expand_vocabulary(network, tokenizer, spelling, init, rng=rng)
     else:
-        tokenizer = make_sid_tokenizer(spelling)
+        tokenizer = _make_tokenizer(config, dataset, spelling)
         network = make_decoder(config.decoder, len(tokenizer), rng).to(device)
     return SidModel(
         network,
         tokenizer,
         spelling,
-        prompt_mode="chat" if config.backbone else "sid-only",
-        prompt_version=PROMPT_VERSION,
+        prompt_mode=config.prompt_mode,
+        prompt_version=prompt_version(config.tasks),
         catalog_version=catalog.version,
     )
+
+
+def _make_tokenizer(config: SftConfig, dataset: Dataset, spelling: Spelling) -> Any:
+    if not config.words:
+        return make_sid_tokenizer(spelling)
+    texts = ItemTexts.from_items(dataset.items)
+    return make_word_tokenizer([*PROMPTS.values(), *texts.titles, *texts.descriptions], spelling, config.words)
 
 
 def _row_init(config: SftConfig, dataset: Dataset, catalog: Catalog, catalog_path: Path, tokenizer: Any) -> RowInit:

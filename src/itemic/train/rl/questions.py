@@ -258,15 +258,16 @@ class QuestionBank:
     def _has_texts(self, task: Task) -> Bool[np.ndarray, "n"]:
         """Returns for which training rows a history task can be written."""
         has_title = np.array([bool(title) for title in self._texts.titles], dtype=bool)
-        if task.answer == "title":
+        if task.name == "sids_to_title":
             return np.asarray(has_title[self._targets])
         if task.name == "next_item":
             return np.ones(len(self._targets), dtype=bool)
+        is_answered = has_title[self._targets] if task.answer == "title" else np.ones(len(self._targets), dtype=bool)
         tails = self._histories.list.tail(self._max_history)
         lengths = tails.list.len().to_numpy()
         items = tails.filter(pl.Series(lengths > 0)).explode().to_numpy()
         with_title = np.repeat(np.arange(len(lengths)), lengths)[has_title[items]]
-        return np.asarray(np.bincount(with_title, minlength=len(lengths)) > 0)
+        return np.asarray(is_answered & (np.bincount(with_title, minlength=len(lengths)) > 0))
 
 
 def are_newest(timestamp: pl.Series, share: float) -> Bool[np.ndarray, "n"]:

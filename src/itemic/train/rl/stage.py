@@ -91,7 +91,7 @@ def _train(
     tune_allocator()
     dataset, catalog = Dataset.load(inputs["dataset"]), Catalog.load(inputs["catalog"])
     catalog.check_fits(dataset.items["item_id"].to_list())
-    model = load_start(inputs["start"], catalog, pick_device(config.training.device), stage="sft")
+    model = load_start(inputs["start"], catalog, pick_device(config.training.device), stage="sft", tasks=config.tasks)
     choose_parameters(model, config.parameters, config.lora, place.seed)
     remove_dropout(model.network)
     if config.training.gradient_checkpointing:
