@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from itemic.baselines.item_vectors import collaborative
@@ -16,7 +17,7 @@ from itemic.baselines.registry import BASELINES
 from itemic.baselines.stage import baselines, load_rows
 from itemic.core.config import config_to_mapping
 from itemic.core.dataset import Dataset
-from itemic.core.errors import ConfigError
+from itemic.core.errors import ArtifactError, ConfigError
 from itemic.core.files import atomic_path
 from itemic.core.run import Run, StageResult
 from itemic.core.trained_model import ModelChoice, TrainedModel, find_model
@@ -28,6 +29,7 @@ from itemic.evaluate.report.report import report
 from itemic.inference import TrainedRun, load_trained
 from itemic.recipe import ComparisonConfig, Recipe
 from itemic.sid.tokenize import tokenize
+from itemic.sid.vectors import read_embeddings
 from itemic.train.rl.rewards.custom import check_custom_rewards
 from itemic.train.rl.stage import rl
 from itemic.train.sft import align, sft
@@ -68,6 +70,8 @@ def evaluate(
     models = _models(config, run) if has_model else {}
     if has_model:
         inputs["catalog"] = run.require("catalog", "tokenize")
+    if run.path("embeddings.safetensors").exists():
+        inputs["embeddings"] = run.path("embeddings.safetensors")
     inputs |= {key: model.path for key, model in models.items()}
 
     def work() -> dict[str, Any]:
@@ -77,7 +81,16 @@ def evaluate(
         facts = {each.recommender.name: _model_facts(config, run, each) for each in trained}
         facts |= {row.baseline.name: _row_facts(row.card) for row in rows}
         recommenders = [*(each.recommender for each in trained), *(row.baseline for row in rows)]
-        figures = evaluate_all(recommenders, dataset, config, run.folder, seed, facts=facts, benchmark=config.benchmark)
+        figures = evaluate_all(
+            recommenders,
+            dataset,
+            config,
+            run.folder,
+            seed,
+            facts=facts,
+            benchmark=config.benchmark,
+            vectors=_vectors(inputs.get("embeddings"), dataset),
+        )
         headline = (f"HR@{config.headline_cutoff}", f"NDCG@{config.headline_cutoff}")
         return {
             name: {label: round(entry["metrics"][label]["value"], 5) for label in headline}
@@ -98,12 +111,26 @@ def evaluate(
 def _model_facts(config: ComparisonConfig, run: Run, trained: TrainedRun) -> RowFacts:
     stages = run.manifest()["stages"]
     of_model = [name for name in ("align", "sft", "rl") if name in stages and (name != "rl" or trained.stage == "rl")]
+    # Runs of earlier versions say nothing of processor time.
+    cpu_times = [stages[name].get("cpu_time_s") for name in of_model]
     return RowFacts(
         fit_s=round(sum(stages[name]["wall_time_s"] for name in of_model), 3),
+        fit_cpu_s=None if None in cpu_times else round(sum(cpu_times), 3),
         num_parameters=trained.num_parameters,
         dtype=str(trained.precision),
         published=config.published,
     )
+
+
+def _vectors(path: Path | None, dataset: Dataset) -> np.ndarray | None:
+    """Returns the text vectors of exactly the dataset's items, None where the run has none of them."""
+    if path is None:
+        return None
+    try:
+        return read_embeddings(path, dataset.items["item_id"].to_list())
+    except ArtifactError as error:
+        log.warning("%s. The diversity of lists is not measured without them", error)
+        return None
 
 
 def _row_facts(card: Mapping[str, Any]) -> RowFacts:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -121,6 +122,8 @@ def test_the_files_say_what_was_returned(dataset, fixed_scores, tmp_path):
         "ties": "expected",
         "confidence": 0.95,
         "num_bootstrap": 50,
+        "num_latency_requests": 50,
+        "num_cold_items": 0,
         "seed": 3,
         "benchmark": "",
     }
@@ -165,3 +168,28 @@ def test_recommenders_need_names_that_give_different_files(dataset, fixed_scores
         evaluate_all(twins, dataset, CONFIG, tmp_path, 0)
     with pytest.raises(ConfigError, match="at least one recommender"):
         evaluate_all([], dataset, CONFIG, tmp_path, 0)
+
+
+def test_diversity_is_measured_with_vectors_for_lists_of_two_and_more(dataset, fixed_scores):
+    vectors = np.eye(6, dtype=np.float32)
+    vectors[1] = vectors[0]
+    recommender = fixed_scores([6, 5, 4, 3, 2, 1])
+    metrics = evaluate_recommender(recommender, dataset, CONFIG, seed=0, vectors=vectors).metrics
+    # Listed: 3 4 | 0 1 | 0 3 | 0 1, and 0 and 1 are alike.
+    assert metrics["Diversity@2"] == {"value": pytest.approx(1 / 2)}
+    assert "Diversity@1" not in metrics
+    assert "Diversity@2" not in evaluate_recommender(recommender, dataset, CONFIG, seed=0).metrics
+    with pytest.raises(DataError, match="expected a vector for each of 6 items, found 5"):
+        evaluate_recommender(recommender, dataset, CONFIG, seed=0, vectors=vectors[:5])
+
+
+def test_held_out_items_split_the_examples_in_two(dataset, fixed_scores):
+    marked = dataset.items.with_columns(pl.col("item_index").is_in([0, 5]).alias("is_cold"))
+    recommender = fixed_scores([6, 5, 4, 3, 2, 1])
+    found = evaluate_recommender(recommender, replace(dataset, items=marked), CONFIG, seed=0).breakdown
+    # Targets 3, 0, 5, 1 at ranks 1, 1, 3, 2.
+    groups = {group["bucket"]: group for group in found["target_temperature"]}
+    assert {name: group["num_examples"] for name, group in groups.items()} == {"cold": 2, "warm": 2}
+    assert groups["cold"]["metrics"]["HR@2"]["value"] == 1 / 2
+    assert groups["warm"]["metrics"]["HR@2"]["value"] == 1
+    assert "target_temperature" not in evaluate_recommender(recommender, dataset, CONFIG, seed=0).breakdown

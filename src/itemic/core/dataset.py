@@ -4,12 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from jaxtyping import Bool, Int64
 
 from itemic.core.errors import ArtifactError
 from itemic.core.files import atomic_folder, file_hash, read_json, write_json, write_parquet
 
-__all__ = ["EXAMPLE_SCHEMA", "INTERACTION_SCHEMA", "ITEM_SCHEMA", "Dataset"]
+__all__ = ["COLD_COLUMN", "EXAMPLE_SCHEMA", "INTERACTION_SCHEMA", "ITEM_SCHEMA", "Dataset", "cold_mask"]
 
 ITEM_SCHEMA: dict[str, Any] = {
     "item_index": pl.Int64,
@@ -18,6 +20,9 @@ ITEM_SCHEMA: dict[str, Any] = {
     "description": pl.String,
 }
 """First columns of ``items.parquet``; any further columns of the catalogue follow."""
+
+COLD_COLUMN = "is_cold"
+"""Column of the items of a dataset prepared by the cold-start protocol: whether an item is kept from all learning."""
 
 INTERACTION_SCHEMA: dict[str, Any] = {
     "user_id": pl.String,
@@ -68,6 +73,11 @@ class Dataset:
         """Whether a user may interact with one item twice, so that a history item can be the target again."""
         return bool(self.info.get("keeps_repeats", True))
 
+    @property
+    def cold_items(self) -> Int64[np.ndarray, "C"]:
+        """Item indices that the cold-start protocol keeps from all learning, rising; none without the protocol."""
+        return np.flatnonzero(cold_mask(self.items)).astype(np.int64)
+
     def split(self, name: str) -> pl.DataFrame:
         """Returns the examples of ``train``, ``valid`` or ``test``."""
         if name not in ("train", "valid", "test"):
@@ -109,3 +119,14 @@ class Dataset:
                 raise ArtifactError(f"{path}: changed since dataset.json was written; run itemic prepare again")
             tables[name] = pl.read_parquet(path)
         return cls(**tables, info={key: value for key, value in info.items() if key != "files"})
+
+
+def cold_mask(items: pl.DataFrame) -> Bool[np.ndarray, "N"]:
+    """Returns which items the cold-start protocol keeps from all learning; an item added later is not marked.
+
+    Args:
+        items: ``Dataset.items``.
+    """
+    if COLD_COLUMN not in items.columns:
+        return np.zeros(items.height, dtype=bool)
+    return items[COLD_COLUMN].fill_null(False).to_numpy().astype(bool)

@@ -116,9 +116,9 @@ class Run:
             return StageResult(name=name, skipped=True, metrics=entry["metrics"], wall_time_s=entry["wall_time_s"])
         self.folder.mkdir(parents=True, exist_ok=True)
         log.info("%s: started", name)
-        started = time.perf_counter()
+        started, started_cpu = time.perf_counter(), time.process_time()
         metrics = dict(work())
-        wall_time_s = time.perf_counter() - started
+        wall_time_s, cpu_time_s = time.perf_counter() - started, time.process_time() - started_cpu
         self._record(
             name,
             {
@@ -129,6 +129,7 @@ class Run:
                 "seed": seed,
                 "metrics": metrics,
                 "wall_time_s": round(wall_time_s, 3),
+                "cpu_time_s": round(cpu_time_s, 3),
                 "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 **_environment(),
             },

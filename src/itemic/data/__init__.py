@@ -1,5 +1,6 @@
 """From an interaction log and a catalogue, in any of several formats, to the run's Dataset."""
 
+from itemic.data.cold import ColdConfig, hold_out
 from itemic.data.columns import InteractionColumns, ItemColumns
 from itemic.data.export import export_minionerec
 from itemic.data.lookup import find_items
@@ -15,6 +16,7 @@ from itemic.data.sources.table import TableConfig
 
 __all__ = [
     "AmazonConfig",
+    "ColdConfig",
     "ExampleColumns",
     "ExamplesConfig",
     "InteractionColumns",
@@ -28,6 +30,7 @@ __all__ = [
     "TableConfig",
     "export_minionerec",
     "find_items",
+    "hold_out",
     "prepare",
     "prepare_dataset",
     "read_source",

@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 
 from itemic.core.dataset import Dataset
 from itemic.core.errors import DataError
-from itemic.data.log_rows import all_examples, target_rows
-from itemic.data.splits import SPLITS, positions
+from itemic.data.log_rows import all_examples, differing_histories, target_rows
+from itemic.data.splits import SPLITS
 
 __all__ = ["check_leaks"]
-
-_PIECE = 1 << 17
 
 
 def check_leaks(dataset: Dataset, *, split: str) -> dict[str, Any]:
@@ -25,7 +23,8 @@ def check_leaks(dataset: Dataset, *, split: str) -> dict[str, Any]:
     Checked: every example's target is the interaction of its user that the log says, in the same split; a user's
     train interactions come before those of valid, and these before those of test; every history is what stands right
     before its target in the log; under a temporal split no train target is later than a valid one, no valid target
-    later than a test one. A given split keeps histories as published: those that the log does not have so are counted.
+    later than a test one; nothing that is learned from holds a cold item, where there are some. A given
+    split keeps histories as published: those that the log does not have so are counted.
 
     Args:
         dataset: The finished tables.
@@ -40,6 +39,8 @@ def check_leaks(dataset: Dataset, *, split: str) -> dict[str, Any]:
     num_other = _count_other_histories(dataset.interactions, examples, rows, may_differ=split == "given")
     if split == "temporal":
         _check_times(dataset)
+    if len(dataset.cold_items):
+        _check_cold(dataset)
     return {"histories_not_in_log": num_other, **_times(dataset), **_distance(dataset)}
 
 
@@ -54,34 +55,27 @@ def _check_order(log: pl.DataFrame) -> None:
 def _count_other_histories(
     log: pl.DataFrame, examples: pl.DataFrame, rows: Int64[np.ndarray, "E"], *, may_differ: bool
 ) -> int:
-    items = log["item_index"].to_numpy()
-    position, _ = positions(log["user_id"].rle_id().cast(pl.Int64).to_numpy())
-    num_other = 0
-    for start in range(0, len(rows), _PIECE):
-        piece = rows[start : start + _PIECE]
-        differs = _differs(items, position, examples["history"].slice(start, _PIECE), piece)
-        if differs.any() and not may_differ:
-            raise DataError(
-                f"{_name(examples, start + int(np.argmax(differs)))}: the history is not what precedes the target"
-            )
-        num_other += int(differs.sum())
-    return num_other
+    differs = differing_histories(log, examples["history"], rows)
+    if differs.any() and not may_differ:
+        raise DataError(f"{_name(examples, int(np.argmax(differs)))}: the history is not what precedes the target")
+    return int(differs.sum())
 
 
-def _differs(
-    items: Int64[np.ndarray, "R"],
-    position: Int64[np.ndarray, "R"],
-    histories: pl.Series,
-    rows: Int64[np.ndarray, "E"],
-) -> Bool[np.ndarray, "E"]:
-    lengths = histories.list.len().to_numpy().astype(np.int64)
-    too_long = lengths > position[rows]
-    ends = np.cumsum(lengths)
-    source = np.arange(ends[-1]) + np.repeat(rows - ends, lengths)
-    values = histories.explode(empty_as_null=False).to_numpy()
-    wrong = values != items[np.maximum(source, 0)]
-    num_wrong = np.bincount(np.repeat(np.arange(len(rows)), lengths), weights=wrong, minlength=len(rows))
-    return np.asarray(too_long | (num_wrong > 0))
+def _check_cold(dataset: Dataset) -> None:
+    """Raises if anything that is learned from holds a cold item."""
+    cold = pl.Series(dataset.cold_items).implode()
+    learned = pl.col("split") == "train"
+    events = dataset.interactions.filter(learned & pl.col("item_index").is_in(cold))
+    if not events.is_empty():
+        raise DataError(
+            f"user {events['user_id'][0]!r}: a training interaction is with cold item {events['item_index'][0]}"
+        )
+    history = pl.col("history").list.eval(pl.element().is_in(cold)).list.any()
+    examples = dataset.train.filter(pl.col("target").is_in(cold) | history)
+    if not examples.is_empty():
+        raise DataError(
+            f"train example {examples['example_id'][0]} (user {examples['user_id'][0]!r}): holds a cold item"
+        )
 
 
 def _check_times(dataset: Dataset) -> None:

@@ -15,11 +15,12 @@ import polars as pl
 from jaxtyping import Bool, Int, Int8, Int64
 
 from itemic.core.config import config_to_mapping
-from itemic.core.dataset import Dataset
+from itemic.core.dataset import COLD_COLUMN, Dataset
 from itemic.core.errors import ConfigError, DataError
 from itemic.core.files import write_parquet
 from itemic.core.run import Run, StageResult
 from itemic.data.assemble import by_user_and_time, dataset_from_examples, dataset_from_log, numbered_users
+from itemic.data.cold import ColdConfig, hold_out
 from itemic.data.filters import drop_duplicates, drop_repeats, in_time_window, k_core, title_rule
 from itemic.data.leaks import check_leaks
 from itemic.data.raw import RawLog
@@ -76,6 +77,8 @@ class PrepareConfig:
     """Most items in an example's history (MiniOneRec: 10)."""
     max_reject_share: float = 0.01
     """Share of a file's rows that may be unusable before the run stops."""
+    cold: ColdConfig | None = None
+    """Holds some of the items that valid and test ask for out of all that teaches; left out by default."""
 
     def __post_init__(self) -> None:
         for name in ("min_user_interactions", "max_history"):
@@ -102,7 +105,7 @@ def prepare(config: PrepareConfig, run: Run, *, seed: int, force: bool = False) 
 
     def work() -> Mapping[str, Any]:
         raw = read_source(config.source)
-        dataset, rejects = _prepare_raw(raw, config)
+        dataset, rejects = _prepare_raw(raw, config, seed)
         write_parquet(run.path("rejects.parquet"), rejects)
         if raw.given_codes is None:
             run.path("given_sids.parquet").unlink(missing_ok=True)
@@ -115,7 +118,7 @@ def prepare(config: PrepareConfig, run: Run, *, seed: int, force: bool = False) 
     return run.stage(
         "prepare",
         work,
-        config=config_to_mapping(config),
+        config=_written(config),
         inputs=files,
         outputs=outputs,
         seed=seed,
@@ -123,16 +126,20 @@ def prepare(config: PrepareConfig, run: Run, *, seed: int, force: bool = False) 
     )
 
 
-def prepare_dataset(config: PrepareConfig) -> tuple[Dataset, pl.DataFrame]:
+def prepare_dataset(config: PrepareConfig, *, seed: int = 0) -> tuple[Dataset, pl.DataFrame]:
     """Returns the dataset and the rows that were set aside (REJECT_SCHEMA), writing nothing.
+
+    Args:
+        config: How.
+        seed: Draws the items of the cold-start protocol; nothing else is random.
 
     Raises:
         DataError: if the source cannot be read, has too many bad rows or keeps nothing.
     """
-    return _prepare_raw(read_source(config.source), config)
+    return _prepare_raw(read_source(config.source), config, seed)
 
 
-def _prepare_raw(raw: RawLog, config: PrepareConfig) -> tuple[Dataset, pl.DataFrame]:
+def _prepare_raw(raw: RawLog, config: PrepareConfig, seed: int) -> tuple[Dataset, pl.DataFrame]:
     raw = raw.with_known_items()
     if config.clean_titles:
         raw = raw.with_clean_titles()
@@ -144,6 +151,7 @@ def _prepare_raw(raw: RawLog, config: PrepareConfig) -> tuple[Dataset, pl.DataFr
         dataset, steps = _split_log(raw, config)
     if dataset.interactions.is_empty():
         raise DataError(f"no interaction is left; left after each step: {steps}")
+    dataset = _with_cold_items(dataset, config, seed)
     checks = check_leaks(dataset, split=config.split)
     if config.split == "given":
         _warn_of_given_histories(raw, config.max_history, checks["histories_not_in_log"])
@@ -155,9 +163,22 @@ def _prepare_raw(raw: RawLog, config: PrepareConfig) -> tuple[Dataset, pl.DataFr
         "checks": checks,
         "steps": steps,
         "rejects": dict(rejects.group_by("reason").len().sort("reason").iter_rows()),
-        "config": config_to_mapping(config),
+        "config": _written(config),
     }
-    return replace(dataset, info=info), rejects
+    return replace(dataset, info={**info, **dataset.info}), rejects
+
+
+def _written(config: PrepareConfig) -> dict[str, Any]:
+    """Returns the config as plain values, without a protocol that is left out: earlier datasets stay up to date."""
+    return {name: value for name, value in config_to_mapping(config).items() if name != "cold" or value is not None}
+
+
+def _with_cold_items(dataset: Dataset, config: PrepareConfig, seed: int) -> Dataset:
+    if COLD_COLUMN in dataset.items.columns:
+        raise DataError(
+            f"the catalogue has a column {COLD_COLUMN}, the name of the cold-start protocol's own; rename it"
+        )
+    return dataset if config.cold is None else hold_out(dataset, config.cold, seed=seed)
 
 
 def _split_log(raw: RawLog, config: PrepareConfig) -> tuple[Dataset, dict[str, int]]:

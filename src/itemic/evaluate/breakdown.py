@@ -1,4 +1,4 @@
-"""Groups of examples by history length and by the popularity of the target, with fixed edges.
+"""Groups of examples by history length and by the popularity of the target, with fixed edges, and by its being cold.
 
 Fixed edges keep the groups of two datasets or two preparations comparable. Knows nothing of metrics.
 """
@@ -6,9 +6,9 @@ Fixed edges keep the groups of two datasets or two preparations comparable. Know
 import itertools
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
-__all__ = ["HISTORY_LENGTH_EDGES", "TARGET_POPULARITY_EDGES", "bucket_names", "buckets"]
+__all__ = ["HISTORY_LENGTH_EDGES", "TARGET_POPULARITY_EDGES", "bucket_names", "buckets", "temperatures"]
 
 HISTORY_LENGTH_EDGES = (0, 1, 3, 6, 11, 21, 51)
 """First history length of each group: 0, 1-2, 3-5, 6-10, 11-20, 21-50, 51+."""
@@ -32,4 +32,14 @@ def buckets(values: Int[np.ndarray, "B"], edges: tuple[int, ...]) -> list[tuple[
     """
     group = np.searchsorted(np.array(edges), values, side="right") - 1
     members = [(name, np.flatnonzero(group == index)) for index, name in enumerate(bucket_names(edges))]
+    return [(name, rows) for name, rows in members if len(rows)]
+
+
+def temperatures(is_cold: Bool[np.ndarray, "B"]) -> list[tuple[str, Int[np.ndarray, "n"]]]:
+    """Returns the rows of the cold and of the warm examples under these names, of those that have any.
+
+    Args:
+        is_cold: Whether the target was kept from all learning.
+    """
+    members = [("cold", np.flatnonzero(is_cold)), ("warm", np.flatnonzero(~is_cold))]
     return [(name, rows) for name, rows in members if len(rows)]

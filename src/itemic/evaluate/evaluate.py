@@ -15,8 +15,10 @@ from itemic.core.errors import ConfigError, DataError
 from itemic.core.files import atomic_folder, write_json, write_parquet
 from itemic.core.ranking import Recommender
 from itemic.core.seeds import derive_rng
-from itemic.evaluate.breakdown import HISTORY_LENGTH_EDGES, TARGET_POPULARITY_EDGES, buckets
+from itemic.evaluate.breakdown import HISTORY_LENGTH_EDGES, TARGET_POPULARITY_EDGES, buckets, temperatures
+from itemic.evaluate.latency import measure_latency
 from itemic.evaluate.metrics.coverage import coverage
+from itemic.evaluate.metrics.diversity import diversity
 from itemic.evaluate.metrics.gini import gini
 from itemic.evaluate.metrics.invalid import invalid_rate
 from itemic.evaluate.metrics.labels import RANK_METRICS, rank_metric
@@ -58,7 +60,8 @@ class Evaluation:
     """Label to value, with low and high where each example has a value of its own; the value of a list metric is None
     where no list has an allowed item up to its cut."""
     breakdown: dict[str, list[dict[str, Any]]]
-    """Groups by ``history_length`` and by ``target_popularity``: bucket, num_examples, metrics."""
+    """Groups by ``history_length``, by ``target_popularity`` and, where the dataset holds items out, by
+    ``target_temperature``: bucket, num_examples, metrics."""
     users_per_s: float
     """Examples ranked a second of wall time."""
     rankings: pl.DataFrame
@@ -66,16 +69,30 @@ class Evaluation:
 
 
 def evaluate_recommender(
-    recommender: Recommender, dataset: Dataset, config: EvaluateConfig, *, seed: int
+    recommender: Recommender,
+    dataset: Dataset,
+    config: EvaluateConfig,
+    *,
+    seed: int,
+    vectors: Float[np.ndarray, "N D"] | None = None,
 ) -> Evaluation:
     """Returns the recommender's metrics on the configured split.
 
     The seed chooses the subset (if any) and the resamples; two recommenders evaluated with one seed share both.
 
+    Args:
+        recommender: What to evaluate.
+        dataset: Catalogue, log and splits.
+        config: Protocol.
+        seed: Of the run.
+        vectors: The items' text vectors, by which lists are diverse; without them diversity is not measured.
+
     Raises:
-        DataError: if the split is empty, a list is malformed, or no allowed item is listed at all.
+        DataError: if the split is empty, a list is malformed, no allowed item is listed at all, or there is not one
+            vector an item.
     """
-    return _evaluate(recommender, evaluation_set(dataset, config, seed=seed), config, seed)
+    _check_vectors(vectors, dataset)
+    return _evaluate(recommender, evaluation_set(dataset, config, seed=seed), config, seed, vectors)
 
 
 def evaluate_all(
@@ -87,10 +104,11 @@ def evaluate_all(
     *,
     facts: Mapping[str, RowFacts] | None = None,
     benchmark: str = "",
+    vectors: Float[np.ndarray, "N D"] | None = None,
 ) -> dict[str, Any]:
     """Evaluates the recommenders on the same examples, writes the figures, and returns them.
 
-    ``metrics.json`` has the protocol, each recommender's metrics, breakdown, speed and number format, and the paired
+    ``metrics.json`` has the protocol, each recommender's metrics, breakdown, speed and cost, and the paired
     comparisons of the first recommender with every other one; ``rankings/<name>.parquet`` has each one's lists.
 
     Args:
@@ -101,14 +119,22 @@ def evaluate_all(
         seed: Of the run.
         facts: What else is known of each recommender, by its name.
         benchmark: Name of the data set and protocol in the list of published figures; empty where there is none.
+        vectors: The items' text vectors, by which lists are diverse; without them diversity is not measured.
 
     Raises:
         ConfigError: if there is no recommender or two would write one file.
         DataError: as ``evaluate_recommender``.
     """
     _check_names(recommenders)
+    _check_vectors(vectors, dataset)
     cases = evaluation_set(dataset, config, seed=seed)
-    evaluations = [_evaluate(recommender, cases, config, seed) for recommender in recommenders]
+    evaluations = [_evaluate(recommender, cases, config, seed, vectors) for recommender in recommenders]
+    latencies = {
+        recommender.name: measure_latency(
+            recommender, cases, config.cutoffs[-1], num_requests=config.num_latency_requests, seed=seed
+        )
+        for recommender in recommenders
+    }
     figures = {
         "protocol": {**_protocol(cases, config, seed), "benchmark": benchmark},
         "recommenders": {
@@ -116,6 +142,7 @@ def evaluate_all(
                 "metrics": evaluation.metrics,
                 "breakdown": evaluation.breakdown,
                 "users_per_s": evaluation.users_per_s,
+                "latency_ms": latencies[evaluation.name],
                 **asdict((facts or {}).get(evaluation.name, RowFacts())),
             }
             for evaluation in evaluations
@@ -147,14 +174,25 @@ def _check_names(recommenders: Sequence[Recommender]) -> None:
             raise ConfigError(f"two recommenders would write rankings/{file}: give them different names")
 
 
-def _evaluate(recommender: Recommender, cases: EvaluationSet, config: EvaluateConfig, seed: int) -> Evaluation:
+def _check_vectors(vectors: Float[np.ndarray, "N D"] | None, dataset: Dataset) -> None:
+    if vectors is not None and len(vectors) != dataset.num_items:
+        raise DataError(f"expected a vector for each of {dataset.num_items} items, found {len(vectors)}")
+
+
+def _evaluate(
+    recommender: Recommender,
+    cases: EvaluationSet,
+    config: EvaluateConfig,
+    seed: int,
+    vectors: Float[np.ndarray, "N D"] | None,
+) -> Evaluation:
     lists = rank_examples(recommender, cases, config.cutoffs[-1], config.batch_size)
     labels = [f"{name}@{cutoff}" for cutoff in config.cutoffs for name in RANK_METRICS]
     rng = derive_rng(seed, "evaluate", "bootstrap")
     ranked = _with_intervals(labels, _values(lists.ranks, labels), cases.owner, config, rng)
     return Evaluation(
         name=recommender.name,
-        metrics=ranked | _list_metrics(recommender.name, lists, cases, config.cutoffs),
+        metrics=ranked | _list_metrics(recommender.name, lists, cases, config.cutoffs, vectors),
         breakdown=_breakdown(lists.ranks, cases, config, derive_rng(seed, "evaluate", "breakdown")),
         users_per_s=lists.users_per_s,
         rankings=_rankings(lists, cases),
@@ -179,8 +217,17 @@ def _with_intervals(
     return {label: {"value": value, "low": below, "high": above} for label, value, below, above in columns}
 
 
-def _list_metrics(name: str, lists: RankedLists, cases: EvaluationSet, cutoffs: Sequence[int]) -> Values:
-    """Returns what the lists are like at each cut; Gini and novelty are None at a cut with no allowed item at all."""
+def _list_metrics(
+    name: str,
+    lists: RankedLists,
+    cases: EvaluationSet,
+    cutoffs: Sequence[int],
+    vectors: Float[np.ndarray, "N D"] | None,
+) -> Values:
+    """Returns what the lists are like at each cut; Gini and novelty are None at a cut with no allowed item at all.
+
+    Diversity is None at a cut where no list has two allowed items, and not there at a cut of one item.
+    """
     listed = np.where(lists.valid, lists.item_index, -1)
     if not lists.valid.any():
         raise DataError(f"{name} lists no allowed item for any of {len(cases)} examples")
@@ -192,6 +239,8 @@ def _list_metrics(name: str, lists: RankedLists, cases: EvaluationSet, cutoffs: 
         has_items = bool((top >= 0).any())
         values[f"Gini@{cutoff}"] = {"value": gini(top, cases.num_items) if has_items else None}
         values[f"Novelty@{cutoff}"] = {"value": novelty(top, cases.train_counts) if has_items else None}
+        if vectors is not None and cutoff > 1:
+            values[f"Diversity@{cutoff}"] = {"value": diversity(top, vectors)}
         values[f"Invalid@{cutoff}"] = {"value": invalid}
     return values
 
@@ -205,6 +254,8 @@ def _breakdown(
         "history_length": buckets(cases.history_length, HISTORY_LENGTH_EDGES),
         "target_popularity": buckets(cases.train_counts[cases.target], TARGET_POPULARITY_EDGES),
     }
+    if cases.is_cold.any():
+        groups["target_temperature"] = temperatures(cases.is_cold[cases.target])
     return {
         by: [
             {
@@ -247,6 +298,8 @@ def _protocol(cases: EvaluationSet, config: EvaluateConfig, seed: int) -> dict[s
         "ties": "expected",
         "confidence": config.confidence,
         "num_bootstrap": config.num_bootstrap,
+        "num_latency_requests": config.num_latency_requests,
+        "num_cold_items": int(cases.is_cold.sum()),
         "seed": seed,
     }
 

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from itemic.core.dataset import Dataset
+from itemic.core.dataset import Dataset, cold_mask
 from itemic.core.errors import ConfigError, DataError
 from itemic.core.progress import progress_bar
 from itemic.core.ranking import Recommendations, Recommender
@@ -57,11 +57,13 @@ class EvaluateConfig:
     """Resamples behind every interval and p-value; 1000 gives the ends of a 95% interval to about 2% of its width."""
     confidence: float = 0.95
     """Probability mass inside an interval."""
+    num_latency_requests: int = 50
+    """Requests of one user at a time behind the latency of each recommender in ``metrics.json``; 0 measures none."""
 
     def __post_init__(self) -> None:
         if not self.cutoffs or list(self.cutoffs) != sorted(set(self.cutoffs)) or self.cutoffs[0] < 1:
             raise ConfigError(f"cutoffs {self.cutoffs}: expected different numbers from 1 up, rising")
-        for name, least in (("batch_size", 1), ("max_examples", 0), ("num_bootstrap", 1)):
+        for name, least in (("batch_size", 1), ("max_examples", 0), ("num_bootstrap", 1), ("num_latency_requests", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, found {getattr(self, name)}")
         if not 0 < self.confidence < 1:
@@ -91,6 +93,8 @@ class EvaluationSet:
     """Size of the catalogue."""
     train_counts: Int[np.ndarray, "N"]
     """Training interactions of every item."""
+    is_cold: Bool[np.ndarray, "N"]
+    """Items that the cold-start protocol keeps from all learning."""
 
     def __len__(self) -> int:
         return self.examples.height
@@ -147,6 +151,7 @@ def evaluation_set(dataset: Dataset, config: EvaluateConfig, *, seed: int) -> Ev
         seen=seen if exclude else None,
         num_items=dataset.num_items,
         train_counts=np.bincount(train_items, minlength=dataset.num_items),
+        is_cold=cold_mask(dataset.items),
     )
     if cases.seen is not None and cases.seen.holds_target.any():
         lost = int(cases.seen.holds_target.sum())

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from itemic.core.dataset import Dataset
+from itemic.core.dataset import Dataset, cold_mask
 from itemic.core.errors import ConfigError
 from itemic.language.packing import Group
 from itemic.language.prompts import Renderer, TokenExample
@@ -147,7 +147,7 @@ class Corpus:
 
     def _item_groups(self, task: Task, index: int, share: float, rng: np.random.Generator) -> Iterator[Group]:
         assert task.from_item is not None
-        for item in range(self.dataset.num_items):
+        for item in np.flatnonzero(~cold_mask(self.dataset.items)).tolist():
             if share < 1 and rng.random() >= share:
                 continue
             message = task.from_item(item, self._texts, self.renderer)

@@ -1,5 +1,6 @@
 """The tokenize stage: item vectors, or SIDs made elsewhere, become ``catalog/`` and ``quality.json`` in the run."""
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from itemic.core.config import config_to_mapping
+from itemic.core.dataset import cold_mask
 from itemic.core.errors import ArtifactError, CatalogError, ConfigError
 from itemic.core.files import atomic_folder, write_json
 from itemic.core.run import Run, StageResult
@@ -18,6 +20,7 @@ from itemic.core.seeds import derive_rng
 from itemic.sid.build import settle_catalog
 from itemic.sid.catalog import Catalog
 from itemic.sid.collisions.settle import CollisionStrategy
+from itemic.sid.growth import append_items
 from itemic.sid.labels import read_labels
 from itemic.sid.moves import write_moves
 from itemic.sid.quality import collisions, measure_quality
@@ -88,6 +91,9 @@ class TokenizeConfig:
 def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False) -> StageResult:
     """Returns the stage's result after writing ``catalog/`` with its quantizer and quality figures.
 
+    Items that the cold-start protocol holds out are coded as a catalog takes in items that come later: all is fitted to
+    the warm ones, whose SIDs are what they would be alone, and the cold ones get free SIDs from the frozen quantizer.
+
     Raises:
         ArtifactError: if the dataset, the embeddings or the given SIDs are missing or do not fit together.
         CatalogError: if the codebooks are too large for the items, or too small to keep them apart.
@@ -102,18 +108,10 @@ def tokenize(config: TokenizeConfig, run: Run, *, seed: int, force: bool = False
 
     def work() -> dict[str, Any]:
         items = pl.read_parquet(inputs["items"])
+        is_warm = _warm_mask(config, items)
         item_ids = items["item_id"].to_list()
-        coded = _code_items(config, inputs, item_ids, seed)
-        catalog = settle_catalog(
-            coded.codes,
-            config.codebook_sizes,
-            item_ids,
-            collisions=config.collisions,
-            spelling=config.spelling,
-            x=coded.x,
-            quantizer=coded.quantizer,
-        )
-        catalog = _keep_retired(catalog, run.path("catalog"))
+        coded = _code_items(config, inputs, item_ids, is_warm, seed)
+        catalog = _keep_retired(_settle(config, coded, item_ids, is_warm), run.path("catalog"))
         rng = derive_rng(seed, "tokenize", "quality")
         figures = measure_quality(
             coded.codes,
@@ -182,27 +180,85 @@ class _CodedItems:
     """What the log says of the items, where the codes were learned with it."""
 
 
-def _code_items(config: TokenizeConfig, inputs: Mapping[str, Path], item_ids: Sequence[str], seed: int) -> _CodedItems:
+def _warm_mask(config: TokenizeConfig, items: pl.DataFrame) -> Bool[np.ndarray, "N"]:
+    """Returns the items that may be learned from."""
+    is_warm = ~cold_mask(items)
+    if config.source == "given" and not is_warm.all():
+        log.warning("tokenize: the given SIDs are kept; whoever made them may have learned from the cold items as well")
+        return np.ones(len(is_warm), dtype=bool)
+    return is_warm
+
+
+def _settle(
+    config: TokenizeConfig, coded: _CodedItems, item_ids: Sequence[str], is_warm: Bool[np.ndarray, "N"]
+) -> Catalog:
+    """Returns the catalog: the warm items as if there were no others, the cold ones added to them."""
+    warm = settle_catalog(
+        _taken(coded.codes, is_warm),
+        config.codebook_sizes,
+        list(itertools.compress(item_ids, is_warm)),
+        collisions=config.collisions,
+        spelling=config.spelling,
+        x=None if coded.x is None else _taken(coded.x, is_warm),
+        quantizer=coded.quantizer,
+    )
+    if is_warm.all():
+        return warm
+    assert coded.x is not None
+    assert coded.quantizer is not None
+    grown = append_items(warm, coded.quantizer, list(itertools.compress(item_ids, ~is_warm)), coded.x[~is_warm])
+    codes = np.empty_like(grown.codes)
+    codes[np.argsort(~is_warm, kind="stable")] = grown.codes
+    return Catalog(
+        codes=codes,
+        item_ids=item_ids,
+        codebook_sizes=grown.codebook_sizes,
+        shares=grown.shares,
+        spelling=grown.spelling,
+    )
+
+
+def _taken(rows: Shaped[np.ndarray, "N M"], chosen: Bool[np.ndarray, "N"]) -> Shaped[np.ndarray, "n M"]:
+    """Returns the chosen rows; all of them uncopied, for they may lie in a file."""
+    return rows if chosen.all() else rows[chosen]
+
+
+def _code_items(
+    config: TokenizeConfig,
+    inputs: Mapping[str, Path],
+    item_ids: Sequence[str],
+    is_warm: Bool[np.ndarray, "N"],
+    seed: int,
+) -> _CodedItems:
     if config.source == "given":
         codes = _read_given(inputs["given_sids"], len(item_ids), config.codebook_sizes)
         x = _read_vectors_for(codes, inputs.get("embeddings"), item_ids, config)
         explains = None if x is None else RQKMeans.from_codes(x, codes, config.codebook_sizes)
         return _CodedItems(codes=codes, x=x, quantizer=explains, transform=TextTransform())
     known = read_collaborative(inputs["collaborative"], item_ids) if config.needs_collaborative else None
-    x, transform = _transformed(config.vectors, read_embeddings(inputs["embeddings"], item_ids), known)
+    x, transform = _transformed(config.vectors, read_embeddings(inputs["embeddings"], item_ids), known, is_warm)
     quantizer = make_quantizer(config.quantizer, config.codebook_sizes)
     from_log = None if known is None else known.vectors
-    fit_quantizer(quantizer, x, derive_rng(seed, "tokenize"), collaborative=from_log)
-    return _CodedItems(codes=quantizer.encode(x), x=x, quantizer=quantizer, transform=transform, log_vectors=from_log)
+    log_of_warm = None if from_log is None else _taken(from_log, is_warm)
+    fit_quantizer(quantizer, _taken(x, is_warm), derive_rng(seed, "tokenize"), collaborative=log_of_warm)
+    codes = np.empty((len(x), len(config.codebook_sizes)), dtype=np.int64)
+    for group in (is_warm, ~is_warm):
+        if group.any():
+            codes[group] = quantizer.encode(_taken(x, group))
+    return _CodedItems(codes=codes, x=x, quantizer=quantizer, transform=transform, log_vectors=from_log)
 
 
 def _transformed(
-    config: VectorsConfig, text: Float[np.ndarray, "N D"], known: CollaborativeItems | None
+    config: VectorsConfig,
+    text: Float[np.ndarray, "N D"],
+    known: CollaborativeItems | None,
+    is_warm: Bool[np.ndarray, "N"],
 ) -> tuple[Float[np.ndarray, "N J"], VectorTransform]:
     """Returns the vectors that are quantized, and what makes them of an item's text embedding."""
     if known is None or not isinstance(config, JointVectors):
         return text, TextTransform()
-    transform = fit_transform(config, text, known)
+    of_warm = CollaborativeItems(vectors=_taken(known.vectors, is_warm), seen=known.seen[is_warm])
+    transform = fit_transform(config, _taken(text, is_warm), of_warm)
     return transform.transform(text, known), transform
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from itemic.core.allocator import tune_allocator
-from itemic.core.dataset import Dataset
+from itemic.core.dataset import Dataset, cold_mask
 from itemic.core.device import pick_device
 from itemic.core.errors import ConfigError
 from itemic.core.run import Run, StageResult
@@ -224,7 +224,11 @@ def _row_init(config: SftConfig, dataset: Dataset, catalog: Catalog, catalog_pat
             )
         return functools.partial(codebook_rows, codebooks=load_quantizer(path).codebooks)
     titles = ItemTexts.from_items(dataset.items).titles
-    token_ids = [tokenizer.encode(title, add_special_tokens=False) if title else [] for title in titles]
+    is_cold = cold_mask(dataset.items)
+    token_ids = [
+        tokenizer.encode(title, add_special_tokens=False) if title and not cold else []
+        for title, cold in zip(titles, is_cold, strict=True)
+    ]
     return functools.partial(text_rows, codes=catalog.codes, token_ids=token_ids)
 
 

@@ -1,11 +1,12 @@
 """Metrics, one a file with its equation: pure functions of ranks or lists that know no recommender and no file.
 
 Ranking metrics (HR, Recall, NDCG, MRR) take the two counts of ``evaluate.ranks`` and give one value an example, the
-expectation over the order of equal scores. List metrics (coverage, Gini, novelty, invalid rate) give one value for
-all lists together.
+expectation over the order of equal scores. List metrics (coverage, Gini, novelty, diversity, invalid rate) give one
+value for all lists together.
 """
 
 from itemic.evaluate.metrics.coverage import coverage
+from itemic.evaluate.metrics.diversity import diversity
 from itemic.evaluate.metrics.expectation import expected_gain, ranks_to
 from itemic.evaluate.metrics.gini import gini
 from itemic.evaluate.metrics.hit_rate import hit_rate
@@ -19,6 +20,7 @@ from itemic.evaluate.metrics.recall import recall
 __all__ = [
     "RANK_METRICS",
     "coverage",
+    "diversity",
     "expected_gain",
     "gini",
     "hit_rate",

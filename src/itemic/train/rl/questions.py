@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
-from itemic.core.dataset import Dataset
+from itemic.core.dataset import Dataset, cold_mask
 from itemic.core.errors import ConfigError
 from itemic.decode.trie import Trie
 from itemic.evaluate.seen import SeenItems, seen_items
@@ -243,6 +243,7 @@ class QuestionBank:
             is_answerable = is_in_tree[self._targets[rows]]
         else:
             rows = np.fromiter(same, dtype=np.int64, count=len(same))
+            rows = rows[~cold_mask(self._dataset.items)[rows]]
             is_answerable = np.array([is_in_tree[list(same[row])].any() for row in same], dtype=bool)
         if not is_answerable.any():
             raise ConfigError(
