@@ -9,6 +9,7 @@ import scipy.stats
 
 from itemic.core.errors import ArtifactError, ConfigError
 from itemic.evaluate import bootstrap_intervals, compare_runs, paired_comparison
+from itemic.evaluate.significance import holm, paired_p_values
 
 
 def intervals(values, owner, num_bootstrap=2000, confidence=0.95, seed=0):
@@ -117,3 +118,21 @@ def test_compare_runs_refuses_what_cannot_be_compared(tmp_path):
         compare_runs(paths["none"], paths["a"])
     with pytest.raises(ConfigError, match="at most 10 items, too few for NDCG@20"):
         compare_runs(paths["a"], paths["a"], "NDCG@20")
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .01 .02 .04: 3 * .01, 2 * .02, 1 * .04, none below the one before.
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_many_differences_are_tested_under_the_same_swaps_as_one() -> None:
+    differences = np.random.default_rng(0).integers(-1, 2, size=(40, 3)).astype(np.float64)
+    differences[:, 2] = 0
+    owner = np.repeat(np.arange(20), 2)
+    together = paired_p_values(differences, owner, num_resamples=5000, rng=np.random.default_rng(1))
+    for column in range(3):
+        alone = paired_p_values(differences[:, [column]], owner, num_resamples=5000, rng=np.random.default_rng(2))
+        assert together[column] == pytest.approx(alone[0], abs=0.03)
+    assert together[2] == 1

@@ -4,7 +4,7 @@ Users are resampled, not examples: where one user has many examples these are no
 pretend so are too narrow. With one example a user both are the same. Knows nothing of recommenders.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,15 @@ from itemic.core.errors import ArtifactError, ConfigError
 from itemic.core.seeds import derive_rng
 from itemic.evaluate.metrics.labels import parse_label, rank_metric
 
-__all__ = ["Comparison", "bootstrap_intervals", "compare_runs", "paired_comparison", "paired_difference"]
+__all__ = [
+    "Comparison",
+    "bootstrap_intervals",
+    "compare_runs",
+    "holm",
+    "paired_comparison",
+    "paired_difference",
+    "paired_p_values",
+]
 
 _CHUNK_CELLS = 1 << 22
 """Resampling works on matrices of at most this many cells: 32 MiB each."""
@@ -138,8 +146,45 @@ def paired_difference(
     low, high = bootstrap_intervals(
         differences[:, None], owner, num_bootstrap=num_resamples, confidence=confidence, rng=rng
     )
-    sums = _sum_by_owner(differences[:, None], owner)[0][:, 0]
-    return float(low[0]), float(high[0]), _permutation_p_value(sums, num_resamples, rng)
+    p_values = paired_p_values(differences[:, None], owner, num_resamples=num_resamples, rng=rng)
+    return float(low[0]), float(high[0]), float(p_values[0])
+
+
+def paired_p_values(
+    differences: Float[np.ndarray, "B M"], owner: Int[np.ndarray, "B"], *, num_resamples: int, rng: np.random.Generator
+) -> Float[np.ndarray, "M"]:
+    """Returns the two-sided p-values of M mean differences, as in ``paired_comparison``, under the same random swaps.
+
+    Args:
+        differences: M differences of every example.
+        owner: User of every example, any integers.
+        num_resamples: Number of random swaps.
+        rng: Draws the swaps.
+    """
+    sums = _sum_by_owner(differences, owner)[0]
+    changed = sums[(sums != 0).any(axis=1)]  # users whom no swap changes need no sign
+    # A swap that only re-orders the sum must not fall short by rounding.
+    reached = abs(changed.sum(axis=0)) * (1 - 1e-9)
+    signs = _random_signs(len(changed), num_resamples, rng)
+    as_large = sum(((abs(some @ changed) >= reached).sum(axis=0) for some in signs), np.zeros(sums.shape[1]))
+    return np.asarray((1 + as_large) / (1 + num_resamples))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns the p-values after Holm's step-down correction for making all these comparisons at once.
+
+        p_(i) -> max over j <= i of min(1, (m - j + 1) p_(j)),   p_(1) <= ... <= p_(m)
+
+    Args:
+        p_values: One a comparison, in any order.
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for position, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - position) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
 
 
 def compare_runs(
@@ -167,15 +212,6 @@ def compare_runs(
     return paired_comparison(
         (first, second), names, metric, num_resamples=num_resamples, confidence=confidence, rng=rng
     )
-
-
-def _permutation_p_value(sums: Float[np.ndarray, "U"], num_resamples: int, rng: np.random.Generator) -> float:
-    """Returns the two-sided p-value of the users' differences under random signs; equal users change nothing."""
-    changed = sums[sums != 0]
-    reached = abs(changed.sum()) * (1 - 1e-9)  # a swap that only re-orders the sum must not fall short by rounding
-    signs = _random_signs(len(changed), num_resamples, rng)
-    as_large = sum(int((abs(some @ changed) >= reached).sum()) for some in signs)
-    return (1 + as_large) / (1 + num_resamples)
 
 
 def _sum_by_owner(

@@ -22,7 +22,7 @@ from itemic.evaluate.report.sections.exposure import describe_most_listed, share
 from itemic.evaluate.report.sections.headline import describe_headline
 from itemic.evaluate.report.sections.parts import Missing, flatten, log2_histogram
 from itemic.evaluate.report.sections.provenance import describe_provenance
-from itemic.evaluate.report.sections.results import describe_results, holm
+from itemic.evaluate.report.sections.results import describe_results
 from itemic.evaluate.report.sections.training import best_valid, describe_training, thin, with_speed
 from itemic.sid.catalog import Catalog
 from itemic.sid.quality import measure_quality
@@ -82,13 +82,6 @@ def test_nested_settings_become_pairs() -> None:
 
 
 # Results.
-
-
-def test_holm_by_hand() -> None:
-    # Sorted .01 .02 .04: 3 * .01, 2 * .02, 1 * .04, none below the one before.
-    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
-    assert holm([0.6, 0.5]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_every_cutoff_has_its_table(artifacts: RunArtifacts, place: Standing) -> None:

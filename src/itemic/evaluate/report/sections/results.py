@@ -16,6 +16,7 @@ from itemic.core.page.formats import (
 from itemic.evaluate.report.artifacts import RunArtifacts
 from itemic.evaluate.report.focus import Standing
 from itemic.evaluate.report.sections.parts import Missing
+from itemic.evaluate.significance import holm
 
 __all__ = [
     "MEANINGS",
@@ -26,7 +27,6 @@ __all__ = [
     "Duel",
     "ResultsSection",
     "describe_results",
-    "holm",
 ]
 
 _RANK_METRICS = ("NDCG", "HR", "MRR", "Recall")
@@ -141,23 +141,6 @@ def describe_results(artifacts: RunArtifacts, place: Standing | None, cutoff: in
         drops_recall=drops_recall,
         alpha=alpha,
     )
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns the p-values after Holm's step-down correction for making all these comparisons at once.
-
-        p_(i) -> max over j <= i of min(1, (m - j + 1) p_(j)),   p_(1) <= ... <= p_(m)
-
-    Args:
-        p_values: One a comparison, in any order.
-    """
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for position, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - position) * p_values[index]))
-        adjusted[index] = highest
-    return adjusted
 
 
 def _rank_metrics(metrics: Mapping[str, Any]) -> tuple[list[str], bool]:
