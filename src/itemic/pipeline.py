@@ -34,7 +34,7 @@ from itemic.train.rl.rewards.custom import check_custom_rewards
 from itemic.train.rl.stage import rl
 from itemic.train.sft import align, sft
 
-__all__ = ["STAGES", "evaluate", "run_recipe", "run_stage"]
+__all__ = ["STAGES", "evaluate", "recipe_stages", "run_recipe", "run_stage"]
 
 log = logging.getLogger("itemic")
 
@@ -251,10 +251,15 @@ def run_recipe(recipe: Recipe, *, stages: Sequence[str] = (), force: bool = Fals
     unknown = [name for name in stages if name not in STAGES]
     if unknown:
         raise ConfigError(f"no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
-    wanted = [name for name in STAGES if (name in stages if stages else _is_in(recipe, name))]
+    wanted = [name for name in STAGES if name in stages] if stages else recipe_stages(recipe)
     if "rl" in wanted and recipe.rl is not None and recipe.rl.objective == "grpo":
         check_custom_rewards(recipe.rl.rewards)
     return [run_stage(recipe, name, force=force) for name in wanted]
+
+
+def recipe_stages(recipe: Recipe) -> list[str]:
+    """Returns the stages that a recipe has, in order."""
+    return [name for name in STAGES if _is_in(recipe, name)]
 
 
 def _is_in(recipe: Recipe, name: str) -> bool:

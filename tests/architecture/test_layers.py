@@ -25,10 +25,11 @@ BELOW["train"] = BELOW["baselines"] | {"baselines"}
 BELOW["recipe"] = BELOW["train"] | {"train"}
 BELOW["inference"] = BELOW["recipe"]
 BELOW["pipeline"] = BELOW["recipe"] | {"recipe", "inference"}
+BELOW["studies"] = BELOW["pipeline"] | {"pipeline"}
 BELOW["user_table"] = BELOW["recipe"] | {"inference"}
 BELOW["upkeep"] = BELOW["recipe"]
 BELOW["items_only"] = {"core", "data", "embed", "sid"}
-BELOW["cli"] = BELOW["pipeline"] | {"pipeline", "upkeep", "items_only", "user_table"}
+BELOW["cli"] = BELOW["pipeline"] | {"pipeline", "studies", "upkeep", "items_only", "user_table"}
 BELOW["__init__"] = {"core", "inference", "pipeline", "recipe", "user_table"}
 
 ADAPTERS = {

@@ -11,6 +11,7 @@ from itemic.cli.catalog import run_catalog
 from itemic.cli.printing import print_json
 from itemic.cli.recommend import run_recommend
 from itemic.cli.stages import run_all, run_one
+from itemic.cli.study import run_study
 
 __all__ = ["COMMANDS"]
 
@@ -74,5 +75,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "catalog": run_catalog,
     "compare": _compare,
     "export": _export,
+    "study": run_study,
 }
 """Every command by name."""

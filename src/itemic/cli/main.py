@@ -38,6 +38,9 @@ with a trained run
   compare           a paired test between two runs
   export            write the dataset in another project's format
 
+many runs that answer one question
+  study             an ablation of a recipe's settings; a scaling law
+
   --version         itemic's version
 """
 

@@ -1,0 +1,97 @@
+"""itemic study: many runs that answer one question, by the name of the kind of study."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from itemic.cli.printing import print_json
+from itemic.core.errors import ConfigError
+
+__all__ = ["run_study"]
+
+_USAGE = """usage: itemic study KIND FILE [changes ...] --out FOLDER [options]          itemic study KIND --help
+
+  ablate     what each of a recipe's settings is worth: a table with intervals and paired tests
+  scaling    how the loss falls with parameters and data: a law with intervals, a frontier
+
+FILE is a recipe, or a study's own YAML file, whose key recipe names one (beside it) and whose other keys are the
+options below, - written as _. Every study can be killed and goes on; its folder gets report.html and report.md.
+"""
+
+
+def run_study(argv: list[str]) -> None:
+    """Runs a study by its kind."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        return
+    if argv[0] not in _KINDS:
+        raise ConfigError(f"no study {argv[0]!r}; there are {', '.join(_KINDS)}")
+    _KINDS[argv[0]](argv[1:])
+
+
+def _ablate(argv: list[str]) -> None:
+    parser = _parser("ablate", "Change some of a recipe's keys, one at a time, and compare with it.")
+    parser.add_argument("--vary", action="append", help="key=value,value,...: may be given several times")
+    parser.add_argument("--grid", action="store_const", const=True, help="every value with every other key's")
+    parser.add_argument("--seeds", help="seeds of each variant, 0,1,2 by default")
+    parser.add_argument("--metric", help="ranking metric, NDCG@10 by default")
+    parser.add_argument("--split", choices=["valid", "test"], help="examples that judge, valid by default")
+    parser.add_argument("--test-best", action="store_const", const=True, help="evaluate base and best on test, once")
+    parser.add_argument("--row", help="recommender that is judged; the model by default")
+    arguments = parser.parse_intermixed_args(argv)
+    from itemic.studies.ablation import AblationConfig, ablate
+    from itemic.studies.variants import parse_vary
+
+    values = _settings(arguments)
+    if "vary" in values and isinstance(values["vary"], list):
+        values["vary"] = dict(parse_vary(text) for text in values["vary"])
+    found = ablate(_config(AblationConfig, values, arguments))
+    _finish(arguments, found)
+
+
+def _parser(kind: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"itemic study {kind}", description=description, allow_abbrev=False)
+    parser.add_argument("file", type=Path, help="a recipe, or a study's YAML file")
+    parser.add_argument("changes", nargs="*", help="changes to the recipe, sft.training.epochs=3 or data=FOLDER")
+    parser.add_argument("--out", help="folder of the study")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns the study's settings: those of its file, and the flags that were given over them."""
+    from itemic.core.config import read_yaml
+
+    values = read_yaml(arguments.file)
+    if "recipe" in values:
+        values["recipe"] = (arguments.file.parent / str(values["recipe"])).as_posix()
+    else:
+        values = {"recipe": arguments.file.as_posix()}
+    given = {key: value for key, value in vars(arguments).items() if key not in ("file", "changes", "json")}
+    values |= {key: value for key, value in given.items() if value is not None}
+    values["changes"] = [*values.get("changes", []), *arguments.changes]
+    for key in ("seeds", "shares", "sizes"):
+        if isinstance(values.get(key), str):
+            values[key] = values[key].split(",")
+    if "out" not in values:
+        raise ConfigError("expected --out FOLDER, or the key out in the study's file")
+    return values
+
+
+def _config(config_type: type[Any], values: dict[str, Any], arguments: argparse.Namespace) -> Any:
+    from itemic.core.config import config_from_mapping
+
+    return config_from_mapping(config_type, values, source=str(arguments.file))
+
+
+def _finish(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
+    out = Path(_settings(arguments)["out"])
+    if arguments.json:
+        print_json(found)
+        return
+    print((out / "report.md").read_text(encoding="utf-8"))
+    print(f"report: {out / 'report.html'}")
+
+
+_KINDS: dict[str, Callable[[list[str]], None]] = {"ablate": _ablate}

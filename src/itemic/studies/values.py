@@ -1,0 +1,141 @@
+"""Figures of each example, averaged over seeds and compared with the base's; knows no recipe and no page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+
+from itemic.core.errors import ArtifactError
+from itemic.core.seeds import derive_rng
+from itemic.evaluate.metrics.labels import rank_metric
+from itemic.evaluate.significance import bootstrap_intervals, paired_difference
+
+__all__ = ["Difference", "ExampleValues", "Mean", "compare_values", "holm", "mean_values", "read_values"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExampleValues:
+    """A metric of every example, in the order of their ids, under each seed."""
+
+    example_id: Int[np.ndarray, "B"]
+    owner: Int[np.ndarray, "B"]
+    """Number of each example's user."""
+    target: Int[np.ndarray, "B"]
+    values: Float[np.ndarray, "S B"]
+    """A row a seed."""
+
+    @property
+    def by_example(self) -> Float[np.ndarray, "B"]:
+        """Mean over the seeds."""
+        mean: np.ndarray = self.values.mean(axis=0)
+        return mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A mean over examples and seeds, and how sure it is."""
+
+    value: float
+    low: float
+    """Lower end of the bootstrap interval over users; what another seed might have given is not in it."""
+    high: float
+    spread: float | None
+    """Standard deviation of the seeds' means; None for one seed."""
+    by_seed: tuple[float, ...]
+    """Mean over examples under each seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """What a variant has over the base, on the same examples."""
+
+    value: float
+    """Mean of the variant minus mean of the base."""
+    low: float
+    high: float
+    p_value: float
+    """Two-sided, of the paired permutation test over users; not corrected."""
+
+
+def read_values(paths: Sequence[Path], metric: str) -> ExampleValues:
+    """Returns a metric's values in ranking files of one protocol, one file a seed.
+
+    Raises:
+        ArtifactError: if a file is missing, or holds other examples than the first.
+    """
+    tables = []
+    for path in paths:
+        if not path.is_file():
+            raise ArtifactError(f"{path}: missing; the run has no such recommender")
+        tables.append(pl.read_parquet(path).sort("example_id"))
+        if not tables[0].select(_KEYS).equals(tables[-1].select(_KEYS)):
+            raise ArtifactError(f"{path}: ranks other examples or targets than {paths[0]}")
+    first = tables[0]
+    values = [rank_metric(metric, table["num_better"].to_numpy(), table["num_tied"].to_numpy()) for table in tables]
+    return ExampleValues(
+        example_id=first["example_id"].to_numpy(),
+        owner=first["user_id"].rank("dense").cast(pl.Int64).to_numpy(),
+        target=first["target"].to_numpy(),
+        values=np.stack(values),
+    )
+
+
+_KEYS = ("example_id", "user_id", "target")
+
+
+def mean_values(found: ExampleValues, *, num_resamples: int, confidence: float, seed: int) -> Mean:
+    """Returns the mean over examples and seeds, with its interval over users."""
+    low, high = bootstrap_intervals(
+        found.by_example[:, None],
+        found.owner,
+        num_bootstrap=num_resamples,
+        confidence=confidence,
+        rng=derive_rng(seed, "study", "mean"),
+    )
+    by_seed = found.values.mean(axis=1)
+    return Mean(
+        value=float(by_seed.mean()),
+        low=float(low[0]),
+        high=float(high[0]),
+        spread=float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None,
+        by_seed=tuple(by_seed.tolist()),
+    )
+
+
+def compare_values(
+    base: ExampleValues, other: ExampleValues, *, num_resamples: int, confidence: float, seed: int
+) -> Difference | None:
+    """Returns the paired difference of the seeds' means; None where the two rank other examples.
+
+    A variant that prepares its data otherwise has other examples, with which nothing can be paired.
+    """
+    is_paired = np.array_equal(base.example_id, other.example_id) and np.array_equal(base.target, other.target)
+    if not is_paired or not np.array_equal(base.owner, other.owner):
+        return None
+    differences = other.by_example - base.by_example
+    low, high, p_value = paired_difference(
+        differences,
+        base.owner,
+        num_resamples=num_resamples,
+        confidence=confidence,
+        rng=derive_rng(seed, "study", "difference"),
+    )
+    return Difference(value=float(differences.mean()), low=low, high=high, p_value=p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns the p-values corrected for their number by Holm's method, in the same order.
+
+    With the p-values rising, p(1) <= ... <= p(m):  p'(i) = max over j <= i of min(1, (m - j + 1) p(j)).
+
+    Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        corrected[index] = largest
+    return corrected
