@@ -7,11 +7,11 @@ each gives the loss and gradients of its examples padded one a row. Knows nothin
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from itemic.core.errors import DataError
@@ -50,6 +50,8 @@ class PackedRows:
     """Index into the P positions."""
     label_token: Int[np.ndarray, "M"]
     label_task: Int[np.ndarray, "M"]
+    label_weight: Float[np.ndarray, "M"] | None = None
+    """What each label's loss counts; None where every one counts 1."""
 
     @property
     def num_labels(self) -> int:
@@ -74,6 +76,8 @@ class TreeRow:
     """For each token the column behind its last descendant."""
     labels: list[tuple[np.ndarray, np.ndarray, int]]
     """For each example its label positions, label tokens and task."""
+    weights: list[np.ndarray | None] = field(default_factory=list)
+    """For each example the weights of its labels; None where each is 1."""
 
     @property
     def num_tokens(self) -> int:
@@ -169,6 +173,19 @@ def rows_to_batch(rows: Sequence[TreeRow], pad_token: int, multiple: int = 8) ->
         label_position=label_position.astype(np.int64),
         label_token=np.concatenate(tokens),
         label_task=np.concatenate(tasks),
+        label_weight=_label_weights(rows),
+    )
+
+
+def _label_weights(rows: Sequence[TreeRow]) -> Float[np.ndarray, "M"] | None:
+    if all(weight is None for row in rows for weight in row.weights):
+        return None
+    return np.concatenate(
+        [
+            np.ones(len(tokens), dtype=np.float32) if weight is None else weight
+            for row in rows
+            for (_, tokens, _), weight in zip(row.labels, row.weights, strict=True)
+        ]
     )
 
 
@@ -213,6 +230,7 @@ def _build_tree(row: Sequence[tuple[TokenExample, int]]) -> TreeRow:
         size += added
         labels = np.flatnonzero(example.is_label)
         tree.labels.append((path[labels - 1], example.tokens[labels], task))
+        tree.weights.append(None if example.weight is None else example.weight[labels])
         previous = inside
     ends.append((path, size))
     tree.ends = np.zeros(size, dtype=np.int64)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from itemic.core.errors import ConfigError, DataError
 from itemic.core.files import text_hash
@@ -105,6 +105,8 @@ class TokenExample:
     tokens: Int[np.ndarray, "T"]
     is_label: Bool[np.ndarray, "T"]
     """True where the token is predicted from all tokens before it."""
+    weight: Float[np.ndarray, "T"] | None = None
+    """What the loss of each label counts; None where every one counts 1."""
 
 
 class Renderer:
@@ -241,12 +243,21 @@ class Renderer:
         codes = self._item_tokens[target][opening : opening + self.spelling.num_levels]
         return _labelled(self.next_item_prompt(history), codes.tolist())
 
-    def continuation(self, items: Sequence[int], first_label: int) -> TokenExample:
+    def continuation(
+        self,
+        items: Sequence[int],
+        first_label: int,
+        *,
+        is_target: Bool[np.ndarray, "n"] | None = None,
+        weight: Float[np.ndarray, "n"] | None = None,
+    ) -> TokenExample:
         """Returns a sequence of items in which every item from ``first_label`` on is learned (sid-only mode).
 
         Args:
             items: Item indices, oldest first.
             first_label: Position in ``items`` of the first label; 0 also learns which items begin a history.
+            is_target: Which of these items are learned at all; None learns each.
+            weight: What the loss of each item counts; None counts each 1.
 
         Raises:
             ConfigError: in chat mode, whose template closes the prompt before the answer.
@@ -257,8 +268,13 @@ class Renderer:
         is_label = np.zeros(body.shape, dtype=bool)
         opening = len(self.sid_tokens.opening_ids)
         is_label[first_label:, opening : opening + self.spelling.num_levels] = True
+        if is_target is not None:
+            is_label[~is_target] = False
         bos = np.array([self.tokenizer.bos_token_id], dtype=np.int64)
-        return TokenExample(np.concatenate([bos, body.ravel()]), np.concatenate([[False], is_label.ravel()]))
+        tokens, labels = np.concatenate([bos, body.ravel()]), np.concatenate([[False], is_label.ravel()])
+        if weight is None:
+            return TokenExample(tokens, labels)
+        return TokenExample(tokens, labels, np.append(1, np.repeat(weight, body.shape[1])).astype(np.float32))
 
     @functools.cached_property
     def _thinking_template(self) -> tuple[str, str]:

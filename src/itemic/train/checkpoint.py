@@ -22,6 +22,7 @@ log = logging.getLogger("itemic")
 
 __all__ = [
     "Progress",
+    "load_average",
     "load_checkpoint",
     "load_learner_state",
     "load_parameters",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 _LEARNER = "learner.safetensors"
+_AVERAGE = "average.safetensors"
 
 
 @dataclass
@@ -72,8 +74,9 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     learner_state: Mapping[str, Tensor] | None = None,
+    average: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes parameters, optimiser state, counters and what the learner has to keep beside them.
+    """Writes parameters, optimiser state, counters, what the learner has to keep beside them, and averaged parameters.
 
     Random streams are derived from the step, so none is kept.
     """
@@ -81,15 +84,21 @@ def save_checkpoint(
         save_file(_trained(module), temporary / "parameters.safetensors")
         tensors, rest = _flatten_optimizer(optimizer)
         save_file(tensors, temporary / "optimizer.safetensors", metadata={"groups": rest})
-        if learner_state:
-            arrays = {name: value.detach().cpu().contiguous() for name, value in learner_state.items()}
-            save_file(arrays, temporary / _LEARNER)
+        for file, state in ((_LEARNER, learner_state), (_AVERAGE, average)):
+            if state:
+                save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary / file)
         write_json(temporary / "progress.json", asdict(progress))
 
 
 def load_learner_state(folder: Path) -> dict[str, Tensor]:
     """Returns what the learner kept in a checkpoint; nothing where it kept nothing."""
     path = folder / _LEARNER
+    return load_file(path) if path.is_file() else {}
+
+
+def load_average(folder: Path) -> dict[str, Tensor]:
+    """Returns the averaged parameters of a checkpoint; nothing where none were kept."""
+    path = folder / _AVERAGE
     return load_file(path) if path.is_file() else {}
 
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from itemic.core.seeds import derive_rng
 from itemic.language.corpus import Corpus
 from itemic.language.packing import Group, TreeRow, pack_rows, rows_to_batch, visible
+from itemic.language.spelling import SidTokens
 from itemic.model.sid_model import SidModel
 from itemic.train.loop import LearnerHooks
-from itemic.train.losses import label_nll, sum_by_task
+from itemic.train.losses import label_nll, smoothed_nll, sum_by_task
 
 __all__ = ["NextTokenLoss", "SftLearner", "batch_tensors"]
 
@@ -27,25 +28,37 @@ Ranking = Callable[[], dict[str, float]]
 class NextTokenLoss(nn.Module):
     """Sum of the labels' negative log-likelihoods, by task; logits are computed only where there is a label."""
 
-    def __init__(self, model: SidModel, num_tasks: int) -> None:
+    def __init__(self, model: SidModel, num_tasks: int, *, label_smoothing: float = 0.0) -> None:
         """Wraps a model.
 
         Args:
             model: Its network becomes this module's only child, so these parameters are the network's.
             num_tasks: Number of tasks whose losses are told apart.
+            label_smoothing: Share of a code's target that its whole level gets, while the module is in training mode:
+                what is validated is always the plain loss.
         """
         super().__init__()
         self.network = model.network
         self._hidden, self._logits = model.hidden, model.logits
-        self._num_tasks = num_tasks
+        self._num_tasks, self._smoothing = num_tasks, label_smoothing
+        levels = SidTokens.from_tokenizer(model.tokenizer, model.spelling).level_ids if label_smoothing else ()
+        self._level_tokens = [torch.from_numpy(tokens) for tokens in levels]
 
     def forward(self, batch: dict[str, Tensor]) -> Float[Tensor, "num_tasks"]:
         """Returns the sums for a batch of :func:`batch_tensors`."""
         mask = visible(batch["subtree_end"])
         hidden, _ = self._hidden(batch["input_ids"], mask, batch["position_ids"])
         logits = self._logits(hidden[batch["position_row"], batch["position_column"]])
-        nll = label_nll(logits, batch["label_position"], batch["label_token"])
+        nll = self._nll(logits, batch["label_position"], batch["label_token"])
+        if "label_weight" in batch:
+            nll = nll * batch["label_weight"] if self.training else nll
         return sum_by_task(nll, batch["label_task"], self._num_tasks)
+
+    def _nll(self, logits: Tensor, label_position: Tensor, label_token: Tensor) -> Tensor:
+        if not self._smoothing or not self.training:
+            return label_nll(logits, label_position, label_token)
+        levels = [tokens.to(logits.device) for tokens in self._level_tokens]
+        return smoothed_nll(logits, label_position, label_token, levels, self._smoothing)
 
 
 def batch_tensors(rows: Sequence[TreeRow], pad_token: int, device: torch.device) -> dict[str, Tensor]:
@@ -61,6 +74,8 @@ def batch_tensors(rows: Sequence[TreeRow], pad_token: int, device: torch.device)
         "label_token": packed.label_token,
         "label_task": packed.label_task,
     }
+    if packed.label_weight is not None:
+        arrays["label_weight"] = packed.label_weight
     return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
 
 
@@ -77,6 +92,7 @@ class SftLearner(LearnerHooks):
         seed: int,
         max_valid_examples: int = 0,
         ranking: Ranking | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         """Prepares the validation rows.
 
@@ -88,8 +104,9 @@ class SftLearner(LearnerHooks):
             seed: Decides order and sampling of each epoch.
             max_valid_examples: Validation examples whose loss is taken; 0 takes all.
             ranking: Judges the model by its ranked lists; None judges by the validation loss.
+            label_smoothing: Share of a code's target that all codes of its level get; see ``losses.smoothed_nll``.
         """
-        self.module = NextTokenLoss(model, len(corpus.task_names))
+        self.module = NextTokenLoss(model, len(corpus.task_names), label_smoothing=label_smoothing)
         self.task_names = corpus.task_names
         self.lower_is_better = ranking is None
         self._corpus, self._ranking = corpus, ranking

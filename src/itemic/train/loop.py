@@ -4,6 +4,7 @@ It runs over accelerate, so one process, several, and mixed precision are the sa
 Learner; the loop knows nothing of prompts, items or losses.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -21,8 +22,10 @@ from itemic.core.progress import progress_bar
 from itemic.core.schedule import Schedule, learning_rate_factor
 from itemic.core.seeds import derive_seed, seed_everything
 from itemic.train.accelerator import make_accelerator
+from itemic.train.average import MovingAverage
 from itemic.train.checkpoint import (
     Progress,
+    load_average,
     load_checkpoint,
     load_learner_state,
     load_parameters,
@@ -58,6 +61,9 @@ class TrainConfig:
     """Moments of AdamW; 0.98 rather than 0.999 follows a short training faster."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this global norm; 0 leaves them as they are."""
+    average_decay: float = 0.0
+    """Decay of a moving average of the parameters, which is then what is validated and kept: 0.99 averages about the
+    last hundred steps; 0 keeps the parameters themselves."""
     accumulation_steps: int = 1
     """Micro-batches of one optimiser step, in each process."""
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
@@ -96,8 +102,9 @@ class TrainConfig:
                 raise ConfigError(f"{name}: expected at least 0, found {getattr(self, name)}")
         if not self.learning_rate > 0:
             raise ConfigError(f"learning_rate: expected above 0, found {self.learning_rate}")
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"warmup: expected a share in [0, 1), found {self.warmup}")
+        for name in ("warmup", "average_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected a share in [0, 1), found {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +191,12 @@ class _Loop:
         self.task_sums = torch.tensor(self.progress.task_sums, dtype=torch.float64)
         if not self.accelerator.is_main_process:
             self.task_sums.zero_()  # the main process's sums are in the checkpoint, and logging adds all processes
+        self.average = MovingAverage(self.bare_module, config.average_decay) if config.average_decay else None
         self.module, self.optimizer = self.accelerator.prepare(self.bare_module, optimizer)
         if resumed is not None:
             learner.restore(load_learner_state(folder / "last"))
+            if self.average is not None:
+                self.average.restore(load_average(folder / "last"))
         self.started = time.perf_counter() - self.progress.wall_time_s
         self.last_checkpoint = time.perf_counter()
         self._open_log(resumed is not None)
@@ -213,6 +223,8 @@ class _Loop:
         best_path = self.folder / "best.safetensors"
         if progress.best_value is not None and best_path.is_file():
             load_parameters(best_path, self.bare_module)
+        elif self.average is not None:
+            self.average.keep()
         self.accelerator.end_training()
         return TrainResult(
             num_steps=progress.step,
@@ -284,6 +296,8 @@ class _Loop:
         broken = self._broken(losses, float(norm))
         if not broken:
             self.optimizer.step()
+            if self.average is not None:
+                self.average.update(self.progress.step)
         self.optimizer.zero_grad()
         if broken:
             self._give_up(broken)
@@ -331,6 +345,14 @@ class _Loop:
 
     def _validate(self) -> bool:
         """Logs the validation figures and keeps the best parameters; returns whether patience ran out."""
+        with self.average.in_place() if self.average is not None else contextlib.nullcontext():
+            has_gained = self._validate_as_is()
+        if has_gained:
+            self._checkpoint()  # so that the best figure and the best parameters are always of one step
+        return self._is_out_of_patience()
+
+    def _validate_as_is(self) -> bool:
+        """Validates the parameters that the module holds; returns whether they are the best so far and were kept."""
         progress = self.progress
         self.bare_module.eval()
         with torch.no_grad():
@@ -348,10 +370,9 @@ class _Loop:
             progress.best_figures = figures
             if self.accelerator.is_main_process:
                 save_parameters(self.folder / "best.safetensors", self.bare_module)
-            self._checkpoint()  # so that the best figure and the best parameters are always of one step
-        else:
-            progress.num_without_gain += 1
-        return self._is_out_of_patience()
+            return True
+        progress.num_without_gain += 1
+        return False
 
     def _checkpoint(self) -> None:
         progress = self.progress
@@ -359,8 +380,8 @@ class _Loop:
         progress.task_sums = self.task_sums.tolist()
         if self.accelerator.is_main_process:
             progress.log_bytes = self.log_path.stat().st_size
-            state = self.learner.state()
-            save_checkpoint(self.folder / "last", self.bare_module, self.optimizer.optimizer, progress, state)
+            state, average = self.learner.state(), self.average.state() if self.average is not None else None
+            save_checkpoint(self.folder / "last", self.bare_module, self.optimizer.optimizer, progress, state, average)
         self.last_checkpoint = time.perf_counter()
 
     def _log_step(self, grad_norm: float, epoch: float) -> float:

@@ -84,6 +84,8 @@ class SftConfig:
     seen items are no candidates where the dataset has no repeats."""
     max_valid_examples: int = 1000
     """Validation examples whose loss is taken and that are ranked; 0 takes all."""
+    label_smoothing: float = 0.0
+    """Share of each code's target that all codes of its level get; 0.1 in the first Transformer."""
     training: TrainConfig = field(default_factory=TrainConfig)
     """How to optimise."""
 
@@ -103,6 +105,8 @@ class SftConfig:
         for name in ("row_tokens", "rows_per_batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing: expected at least 0 and below 1, found {self.label_smoothing}")
         if self.parameters != "all" and not self.backbone:
             raise ConfigError(f"parameters: {self.parameters} needs a backbone; a decoder from scratch trains whole")
 
@@ -174,6 +178,7 @@ def _train(
         seed=seed,
         max_valid_examples=config.max_valid_examples,
         ranking=_ranking(config, dataset, catalog, model, renderer, seed) if config.select_by == "ndcg" else None,
+        label_smoothing=config.label_smoothing,
     )
     result = train(learner, config.training, **place.settings())
     model.network = merge_adapters(model.network).eval()
