@@ -9,9 +9,11 @@ the rest of itemic uses; ``adapters`` are those for transformers' ``generate`` a
 """
 
 from itemic.decode.beam import BeamResult, constrained_beam_search
+from itemic.decode.debiased import TitleTreeRecommender
 from itemic.decode.diversity import MarginalRelevance, PrefixQuota, rerank_by_mmr
 from itemic.decode.domains import Domain, DomainForest, DomainRecommendations, recommend_from_domains
 from itemic.decode.filters import ItemFilter
+from itemic.decode.grounding import GroundedTitleRecommender
 from itemic.decode.policy import CatalogPolicy, Policy
 from itemic.decode.recommender import LanguageModelRecommender, top_probabilities
 from itemic.decode.stochastic import (
@@ -21,6 +23,7 @@ from itemic.decode.stochastic import (
     sample_without_replacement,
 )
 from itemic.decode.think import ThinkConfig, Thoughts, think_then_recommend
+from itemic.decode.title_tree import TitleTree, make_title_tree
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Normalization, TreeWalker
 
@@ -31,6 +34,7 @@ __all__ = [
     "Domain",
     "DomainForest",
     "DomainRecommendations",
+    "GroundedTitleRecommender",
     "ItemFilter",
     "LanguageModelRecommender",
     "MarginalRelevance",
@@ -40,9 +44,12 @@ __all__ = [
     "Samples",
     "ThinkConfig",
     "Thoughts",
+    "TitleTree",
+    "TitleTreeRecommender",
     "TreeWalker",
     "Trie",
     "constrained_beam_search",
+    "make_title_tree",
     "recommend_from_domains",
     "rerank_by_mmr",
     "sample_with_replacement",

@@ -85,7 +85,7 @@ def is_current_version(version: str) -> bool:
 
 def title_list(titles: Sequence[str]) -> str:
     """Returns titles as a list, one a line."""
-    return "\n".join(_TITLE_LINE.format(title=title) for title in titles)
+    return "\n".join(_TITLE_LINE.format(title=title) for title in titles) or _EMPTY_HISTORY
 
 
 @dataclass(frozen=True, kw_only=True)

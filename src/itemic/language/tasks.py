@@ -14,7 +14,7 @@ import polars as pl
 from itemic.core.errors import ConfigError
 from itemic.language.prompts import PROMPTS, Message, Renderer, title_list
 
-__all__ = ["TASKS", "ItemTexts", "Task", "check_tasks"]
+__all__ = ["TASKS", "ItemTexts", "Task", "check_tasks", "next_title_prompt"]
 
 _TOKEN_LIKE = re.compile(r"<(\||(?:s_)?[a-z]_\d+>)")
 _MAX_DESCRIPTION_WORDS = 60
@@ -78,11 +78,26 @@ def _sids_to_title(history: Sequence[int], target: int, texts: ItemTexts, render
     return Message(prompt=prompt, answer=texts.titles[target], answer_is_sid=False)
 
 
+def next_title_prompt(history: Sequence[int], texts: ItemTexts, renderer: Renderer) -> list[int]:
+    """Returns the prompt of ``titles_to_title``, after which the first word of the next item's title follows.
+
+    Args:
+        history: Item indices, oldest first; may be empty. Items without a title are passed over.
+        texts: Holds the titles.
+        renderer: In chat mode.
+    """
+    return renderer.prompt_ids(_ask_for_title([texts.titles[item] for item in history if texts.titles[item]]))
+
+
+def _ask_for_title(titles: Sequence[str]) -> str:
+    return PROMPTS["titles_to_title"].format(titles=title_list(titles))
+
+
 def _titles_to_title(history: Sequence[int], target: int, texts: ItemTexts, renderer: Renderer) -> Message | None:
     titles = [texts.titles[item] for item in history if texts.titles[item]]
     if not titles or not texts.titles[target]:
         return None
-    prompt = PROMPTS["titles_to_title"].format(titles=title_list(titles))
+    prompt = _ask_for_title(titles)
     return Message(prompt=prompt, answer=texts.titles[target], answer_is_sid=False)
 
 

@@ -4,13 +4,9 @@ A title is cut where it is told apart from all others. What would follow is forc
 log-probability is 0 and it has no gradient. Knows token ids only, no words and no prompts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-from jaxtyping import Bool, Int
-
-from itemic.core.errors import DataError
-from itemic.decode.trie import Trie
+from itemic.decode.title_tree import make_title_tree
 from itemic.language.prompts import Renderer
 from itemic.language.tasks import ItemTexts
 from itemic.train.rl.answers import AnswerTree
@@ -29,62 +25,14 @@ def title_token_ids(texts: ItemTexts, renderer: Renderer) -> list[list[int]]:
 
 
 def title_tree(token_ids: Sequence[Sequence[int]], end_id: int) -> AnswerTree:
-    """Returns the tree of titles: its codes are ranks among the distinct tokens of a depth, ``level_ids`` those tokens.
-
-    A title's path is its tokens up to the first one that no other title shares, or with ``end_id`` behind them where
-    another title goes on; then ``end_id`` until all paths are as long as the longest. Σ log p of a path over the tree's
-    children equals that of the whole title over the tree of whole titles. Equal titles share a leaf.
+    """Returns the answer tree of titles; see ``decode.title_tree.make_title_tree``.
 
     Args:
-        token_ids: Token ids of item index 0 to N - 1's title, without ``end_id``; items with none are not in the tree.
+        token_ids: Token ids of each item's title, without ``end_id``; items with none are not in the tree.
         end_id: Token that ends an answer.
 
     Raises:
         DataError: if no item has a title, or a title holds ``end_id``.
     """
-    lengths = np.array([len(tokens) for tokens in token_ids], dtype=np.int64)
-    if not lengths.any():
-        raise DataError(f"titles: none of the {len(lengths)} items has one; leave out the tasks that ask for titles")
-    titles, title_of_item = _distinct(token_ids)
-    level_ids, codes = [], []
-    for column in _columns(titles, end_id):
-        ids, code = np.unique(column, return_inverse=True)
-        level_ids.append(ids)
-        codes.append(code.astype(np.int32))
-    codes_of_item = np.stack(codes, axis=1)[title_of_item]
-    trie = Trie.from_codes(codes_of_item, [len(ids) for ids in level_ids], active=lengths > 0)
-    return AnswerTree(trie=trie, level_ids=tuple(level_ids), is_padded=True)
-
-
-def _distinct(token_ids: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], Int[np.ndarray, "N"]]:
-    """Returns the distinct titles and for each item the number of its own; 0 for items without a title."""
-    number: dict[tuple[int, ...], int] = {}
-    of_item = [number.setdefault(tuple(tokens), len(number)) if len(tokens) else 0 for tokens in token_ids]
-    return list(number), np.array(of_item, dtype=np.int64)
-
-
-def _columns(titles: Sequence[Sequence[int]], end_id: int) -> Iterator[Int[np.ndarray, "n"]]:
-    """Yields for each depth the token of every title, down to where all titles are told apart."""
-    lengths = np.array([len(title) for title in titles], dtype=np.int64)
-    starts = lengths.cumsum() - lengths
-    flat = np.concatenate([np.asarray(title, dtype=np.int64) for title in titles])
-    if (flat == end_id).any():
-        holder = int(np.searchsorted(starts, (flat == end_id).argmax(), side="right")) - 1
-        raise DataError(f"titles: {list(titles[holder])} holds the end-of-turn token {end_id}; clean the catalogue")
-    prefix, open_titles, depth = np.zeros(len(titles), dtype=np.int64), np.arange(len(titles)), 0
-    while depth == 0 or len(open_titles):
-        column = np.full(len(titles), end_id, dtype=np.int64)
-        goes_on = open_titles[depth < lengths[open_titles]]
-        column[goes_on] = flat[starts[goes_on] + depth]
-        yield column
-        prefix, is_open = _refine(prefix, column[open_titles])
-        prefix, open_titles, depth = prefix[is_open], open_titles[is_open], depth + 1
-
-
-def _refine(
-    prefix: Int[np.ndarray, "n"], token: Int[np.ndarray, "n"]
-) -> tuple[Int[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
-    """Returns the number of each title's prefix with one token more, and whether another title shares it."""
-    keys = prefix * (int(token.max()) + 1) + token
-    _, number, count = np.unique(keys, return_inverse=True, return_counts=True)
-    return number, count[number] > 1
+    tree = make_title_tree(token_ids, end_id)
+    return AnswerTree(trie=tree.trie, level_ids=tree.level_ids, is_padded=True)
