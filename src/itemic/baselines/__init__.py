@@ -14,10 +14,12 @@ from itemic.baselines.popularity import Popularity, PopularityConfig
 from itemic.baselines.registry import BASELINES, Baseline, BaselineRow, fit_baseline, load_baseline
 from itemic.baselines.repeat_last import RepeatLast, RepeatLastConfig
 from itemic.baselines.sasrec import SASRec, SASRecConfig
+from itemic.baselines.tiger import TIGER, TIGERConfig
 
 __all__ = [
     "BASELINES",
     "EASE",
+    "TIGER",
     "Baseline",
     "BaselineRow",
     "CovisitKNN",
@@ -35,6 +37,7 @@ __all__ = [
     "RepeatLastConfig",
     "SASRec",
     "SASRecConfig",
+    "TIGERConfig",
     "fit_baseline",
     "load_baseline",
 ]

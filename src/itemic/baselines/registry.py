@@ -19,6 +19,7 @@ from itemic.baselines.materials import Materials
 from itemic.baselines.popularity import Popularity, PopularityConfig
 from itemic.baselines.repeat_last import RepeatLast, RepeatLastConfig
 from itemic.baselines.sasrec import SASRec, SASRecConfig
+from itemic.baselines.tiger import TIGER, TIGERConfig
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError
 from itemic.core.ranking import Recommender
@@ -78,6 +79,10 @@ def _fit_covisit_text(given: Materials, config: CovisitTextConfig, seed: int) ->
     return CovisitText.fit(given.dataset, given.require_vectors(config.kind), seed=seed, config=config)
 
 
+def _fit_tiger(given: Materials, config: TIGERConfig, seed: int) -> TIGER:
+    return TIGER.fit(given, seed=seed, config=config)
+
+
 BaselineSettings = Annotated[
     PopularityConfig
     | RepeatLastConfig
@@ -85,7 +90,8 @@ BaselineSettings = Annotated[
     | CovisitKNNConfig
     | CovisitTextConfig
     | EASEConfig
-    | SASRecConfig,
+    | SASRecConfig
+    | TIGERConfig,
     pydantic.Field(discriminator="kind"),
 ]
 """What fits a baseline; the key ``kind`` says which."""
@@ -99,6 +105,7 @@ BASELINES: Mapping[str, BaselineKind] = MappingProxyType(
         "covisit-text": BaselineKind(CovisitTextConfig, _fit_covisit_text, CovisitText.load, ("vectors",)),
         "ease": _of_dataset(EASE, EASEConfig),
         "sasrec": _of_dataset(SASRec, SASRecConfig),
+        "tiger": BaselineKind(TIGERConfig, _fit_tiger, TIGER.load, ("catalog",)),
     }
 )
 """Every kind of baseline by its name in recipes, plainest first."""
