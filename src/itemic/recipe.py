@@ -16,6 +16,7 @@ from itemic.core.trained_model import ModelChoice
 from itemic.data.prepare import PrepareConfig
 from itemic.decode.walk import Normalization
 from itemic.embed.embed import EmbedConfig
+from itemic.evaluate.compare.published import check_published
 from itemic.evaluate.protocol import EvaluateConfig
 from itemic.evaluate.report.report import ReportConfig
 from itemic.model.precision import Precision
@@ -94,6 +95,9 @@ class Recipe:
                 "the section collaborative, {kind: svd} say"
             )
         check_row_names(self.baselines)
+        check_published(
+            self.evaluate.benchmark, [self.evaluate.published, *(row.published for row in self.baselines.values())]
+        )
         if self.sft is None and (self.align is not None or self.rl is not None):
             raise ConfigError(f"{'align' if self.align else 'rl'} needs the section sft")
         if self.sft is not None and self.align is not None and self.align.backbone != self.sft.backbone:

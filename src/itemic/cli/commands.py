@@ -3,30 +3,16 @@
 import argparse
 import functools
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from itemic.cli.calibrate import run_calibrate
 from itemic.cli.catalog import run_catalog
-from itemic.cli.printing import print_json
+from itemic.cli.compare import run_compare
 from itemic.cli.recommend import run_recommend
 from itemic.cli.stages import run_all, run_one
 from itemic.cli.study import run_study
 
 __all__ = ["COMMANDS"]
-
-
-def _compare(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="itemic compare", allow_abbrev=False, description="Paired test between two rankings."
-    )
-    parser.add_argument("first", type=Path, help="rankings/<name>.parquet of one run")
-    parser.add_argument("second", type=Path, help="rankings/<name>.parquet of the other")
-    parser.add_argument("--metric", default="NDCG@10")
-    arguments = parser.parse_args(argv)
-    from itemic.evaluate.significance import compare_runs
-
-    print_json(asdict(compare_runs(arguments.first, arguments.second, arguments.metric)))
 
 
 def _export(argv: list[str]) -> None:
@@ -73,7 +59,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "recommend": run_recommend,
     "calibrate": run_calibrate,
     "catalog": run_catalog,
-    "compare": _compare,
+    "compare": run_compare,
     "export": _export,
     "study": run_study,
 }

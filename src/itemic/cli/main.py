@@ -35,7 +35,7 @@ with a trained run
   recommend         items for one history of ids or titles, or for a table of users
   calibrate         fit the probabilities it shows to how often they are right
   catalog           show it, append or retire items, refit its codes
-  compare           a paired test between two runs
+  compare           one table of any runs, with tests and published figures
   export            write the dataset in another project's format
 
 many runs that answer one question
