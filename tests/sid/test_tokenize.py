@@ -8,7 +8,9 @@ from itemic.core.config import config_from_mapping
 from itemic.core.errors import ArtifactError, CatalogError, ConfigError
 from itemic.core.files import read_json, text_hash, write_arrays, write_parquet
 from itemic.core.run import Run
+from itemic.decode.trie import Trie
 from itemic.sid import Catalog, RQKMeansConfig, TokenizeConfig, load_quantizer, tokenize
+from itemic.sid.vectors import read_embeddings
 
 SMALL = {"codebook_sizes": (4, 4, 4), "quantizer": RQKMeansConfig(num_iterations=3)}
 
@@ -215,3 +217,42 @@ def test_a_damaged_catalog_is_replaced_with_a_warning(tmp_path, caplog):
 def test_a_quantizer_that_does_not_fit_its_sizes_is_refused_before_anything_runs():
     with pytest.raises(ConfigError, match="grid"):
         config_from_mapping(TokenizeConfig, {"quantizer": {"kind": "rqkmeans-fsq", "grid": [3, 3]}})
+
+
+@pytest.mark.parametrize("collisions", ["unique", "share"])
+def test_cold_items_are_coded_by_what_the_warm_ones_taught(tmp_path, collisions):
+    run, alone = make_run(tmp_path / "all"), make_run(tmp_path / "alone", embeddings=False)
+    is_cold = np.arange(40) % 5 == 1
+    items = pl.read_parquet(run.path("dataset") / "items.parquet")
+    write_parquet(run.path("dataset") / "items.parquet", items.with_columns(pl.Series("is_cold", is_cold)))
+    warm_items = items.filter(~is_cold).with_columns(pl.int_range(pl.len()).alias("item_index"))
+    write_parquet(alone.path("dataset") / "items.parquet", warm_items)
+    x = read_embeddings(run.path("embeddings.safetensors"), items["item_id"].to_list())
+    write_vectors(alone, np.ascontiguousarray(x[~is_cold]), warm_items["item_id"])
+    config = TokenizeConfig(**SMALL, collisions=collisions)
+    for each in (run, alone):
+        tokenize(config, each, seed=0)
+    catalog, warm = (Catalog.load(each.path("catalog")) for each in (run, alone))
+    assert catalog.codes[~is_cold].tolist() == warm.codes.tolist()
+    assert catalog.item_ids == tuple(items["item_id"])
+    quantizer = load_quantizer(run.path("catalog") / "quantizer.safetensors")
+    np.testing.assert_array_equal(
+        quantizer.encode(x), load_quantizer(alone.path("catalog") / "quantizer.safetensors").encode(x)
+    )
+    if collisions == "share":
+        assert catalog.codes[is_cold].tolist() == quantizer.encode(x[is_cold]).tolist()
+    else:
+        assert len(np.unique(catalog.codes, axis=0)) == 40
+    trie = Trie.from_catalog(catalog)
+    assert (trie.slot_of_item.numpy() >= 0).all()
+
+
+def test_given_sids_are_kept_for_cold_items_and_said_so(tmp_path, caplog):
+    run = make_run(tmp_path, 3, embeddings=False, given=[[0, 1], [3, 0], [0, 2]])
+    items = pl.read_parquet(run.path("dataset") / "items.parquet").with_columns(
+        pl.Series("is_cold", [False, True, False])
+    )
+    write_parquet(run.path("dataset") / "items.parquet", items)
+    tokenize(TokenizeConfig(source="given", codebook_sizes=(4, 3)), run, seed=0)
+    assert "may have learned from the cold items as well" in caplog.text
+    assert Catalog.load(run.path("catalog")).codes.tolist() == [[0, 1], [3, 0], [0, 2]]

@@ -32,16 +32,19 @@ def _write_figure(value: Any) -> str:
 
 
 def print_metrics(folder: Path) -> None:
-    """Prints the table of a run's ``metrics.json``, and what RL gained where both models are in it."""
+    """Prints the table of a run's ``metrics.json``, what cold targets got, and what RL gained where both models are."""
     from rich.console import Console
 
     from itemic.core.files import read_json
     from itemic.evaluate.report.focus import pick_cutoff
     from itemic.evaluate.report.gain import rl_gain
-    from itemic.evaluate.report.table import metrics_table
+    from itemic.evaluate.report.table import metrics_table, temperature_table
 
     metrics = read_json(folder / "metrics.json")
     Console().print(metrics_table(metrics))
+    temperatures = temperature_table(metrics)
+    if temperatures is not None:
+        Console().print(temperatures)
     gain = rl_gain(metrics, pick_cutoff(metrics, None))
     if gain is not None:
         print(gain.text)

@@ -113,6 +113,22 @@ def test_recall_stays_where_it_is_another_figure(artifacts: RunArtifacts, place:
     assert "Recall@10" in [column.label for column in section.boards[2].columns]
 
 
+def test_costs_stand_in_a_table_of_their_own(artifacts: RunArtifacts, place: Standing) -> None:
+    known = _bent(artifacts.metrics, "recommenders", "EASE", "latency_ms", to={"p50": 1.5, "p95": 1234.5})
+    known = _bent(known, "recommenders", "EASE", "num_parameters", to=1000)
+    costs = describe_results(dataclasses.replace(artifacts, metrics=known), place, 10).costs
+    assert costs is not None
+    labels = [column.label for column in costs.columns]
+    assert labels == ["Parameters", "Fit", "Users/s", "Latency, median", "Latency, 95%"]
+    assert tuple(row.name for row in costs.rows) == place.order
+    cells = next(row.cells for row in costs.rows if row.name == "EASE")
+    assert [cells[column].text for column in (0, 3, 4)] == ["1,000", "1.5 ms", "1,234 ms"]
+    keys = ("users_per_s", "fit_s", "fit_cpu_s", "num_parameters", "latency_ms")
+    bare = {name: {**entry, **dict.fromkeys(keys)} for name, entry in artifacts.metrics["recommenders"].items()}
+    unknown = {**artifacts.metrics, "recommenders": bare}
+    assert describe_results(dataclasses.replace(artifacts, metrics=unknown), place, 10).costs is None
+
+
 def test_comparisons_are_read_from_the_focus(artifacts: RunArtifacts) -> None:
     made = {"metric": "NDCG@10", "num_examples": 60}
     pair = [

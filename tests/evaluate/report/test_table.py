@@ -8,6 +8,7 @@ from itemic.core.files import read_json
 from itemic.core.page.formats import write_metric
 from itemic.core.run import Run
 from itemic.evaluate.report import metrics_table
+from itemic.evaluate.report.table import temperature_table
 
 
 def _render(metrics: dict, width: int = 80, **options: int) -> tuple[str, str]:
@@ -52,3 +53,20 @@ def test_a_name_is_no_markup(whole_run: Run) -> None:
     metrics = read_json(whole_run.path("metrics.json"))
     metrics["recommenders"]["[bold]x[/bold]"] = metrics["recommenders"].pop("EASE")
     assert "[bold]x[/bold]" in _render(metrics, width=100)[0]
+
+
+def test_cold_and_warm_targets_have_a_table_where_the_dataset_holds_items_out(whole_run: Run) -> None:
+    metrics = read_json(whole_run.path("metrics.json"))
+    assert temperature_table(metrics) is None
+    for number, entry in enumerate(metrics["recommenders"].values()):
+        entry["breakdown"]["target_temperature"] = [
+            {"bucket": bucket, "num_examples": size, "metrics": {"NDCG@10": {"value": (number + size) / 64}}}
+            for bucket, size in (("cold", 1), ("warm", 3))
+        ]
+    table = temperature_table(metrics)
+    assert table is not None
+    assert [column.header for column in table.columns] == ["Recommender", "NDCG@10\ncold (1)", "NDCG@10\nwarm (3)"]
+    place = list(metrics["recommenders"]).index("itemic")
+    shown = list(zip(*(column.cells for column in table.columns), strict=True))
+    cells = next(row[1:] for row in shown if str(row[0]) == "itemic")
+    assert cells == tuple(write_metric((place + size) / 64) for size in (1, 3))

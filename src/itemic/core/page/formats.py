@@ -10,6 +10,7 @@ __all__ = [
     "write_duration",
     "write_interval",
     "write_metric",
+    "write_milliseconds",
     "write_number",
     "write_p_value",
     "write_percent",
@@ -101,6 +102,13 @@ def write_duration(seconds: Number | None) -> str:
     if whole < 86_400:
         return _two_units(whole, 3600, "h", 60, "min")
     return _two_units(whole, 86_400, "d", 3600, "h")
+
+
+def write_milliseconds(value: Number | None) -> str:
+    """Returns milliseconds as such, however many, so that a column compares: ``0.41 ms``, ``12.3 ms``, ``1,204 ms``."""
+    if value is None:
+        return _MISSING
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
 def write_date(timestamp: Number | None) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 from itemic.core.page.formats import write_count, write_metric, write_number, write_percent
 from itemic.evaluate.report.focus import pick_cutoff, ranked_names
 
-__all__ = ["metrics_table"]
+__all__ = ["metrics_table", "temperature_table"]
 
 _WITH_INTERVAL = ("NDCG", "HR")
 
@@ -43,6 +43,30 @@ def metrics_table(metrics: Mapping[str, Any], cutoff: int | None = None) -> Tabl
     for head in columns:
         table.add_column(head, justify="right", no_wrap=True)
     for name, cells in zip(names, zip(*columns.values(), strict=True), strict=True):
+        table.add_row(Text(name), *cells)
+    return table
+
+
+def temperature_table(metrics: Mapping[str, Any]) -> Table | None:
+    """Returns the recommenders with their figures for cold and for warm targets, None without the cold-start protocol.
+
+    Args:
+        metrics: ``metrics.json``.
+
+    Raises:
+        ArtifactError: if there is no recommender.
+    """
+    names = ranked_names(metrics, pick_cutoff(metrics, None))
+    groups = [metrics["recommenders"][name]["breakdown"].get("target_temperature") for name in names]
+    if not groups[0]:
+        return None
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("Recommender", no_wrap=True)
+    for group in groups[0]:
+        for label in group["metrics"]:
+            table.add_column(f"{label}\n{group['bucket']} ({write_count(group['num_examples'])})", justify="right")
+    for name, of_name in zip(names, groups, strict=True):
+        cells = [write_metric(one["value"]) for group in of_name for one in group["metrics"].values()]
         table.add_row(Text(name), *cells)
     return table
 

@@ -36,6 +36,11 @@ _BREAKDOWNS = {
         "training interactions of the target",
         "The long tail to the left: what a popularity list never reaches.",
     ),
+    "target_temperature": (
+        "Items that nobody had yet",
+        "whether the target was held out of training",
+        "Of a cold target only the text was known; a warm one was there to learn from.",
+    ),
 }
 
 

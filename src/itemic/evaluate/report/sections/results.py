@@ -8,6 +8,7 @@ from itemic.core.page.formats import (
     write_duration,
     write_interval,
     write_metric,
+    write_milliseconds,
     write_number,
     write_p_value,
     write_percent,
@@ -24,14 +25,23 @@ __all__ = [
     "BoardCell",
     "BoardColumn",
     "BoardRow",
+    "Costs",
     "Duel",
     "ResultsSection",
     "describe_results",
 ]
 
 _RANK_METRICS = ("NDCG", "HR", "MRR", "Recall")
-_LIST_METRICS = ("Coverage", "Gini", "Novelty", "Invalid")
-_SPEEDS = (("users_per_s", "Users/s", write_number), ("fit_s", "Fit", write_duration))
+_LIST_METRICS = ("Coverage", "Gini", "Novelty", "Diversity", "Invalid")
+_COSTS = (
+    (("num_parameters",), "Parameters", write_number),
+    (("fit_s",), "Fit", write_duration),
+    (("fit_cpu_s",), "Fit, processor", write_duration),
+    (("users_per_s",), "Users/s", write_number),
+    (("latency_ms", "p50"), "Latency, median", write_milliseconds),
+    (("latency_ms", "p95"), "Latency, 95%", write_milliseconds),
+)
+"""Where each cost stands in a recommender's entry, its column head, and how it is written."""
 
 MEANINGS = {
     "HR@K": "Share of examples whose target is among the first K items.",
@@ -41,9 +51,14 @@ MEANINGS = {
     "Coverage@K": "Share of the catalogue that is in at least one list.",
     "Gini@K": "How unevenly items share the slots: 0 all alike, near 1 a few take all.",
     "Novelty@K": "Mean surprise of the listed items in bits, by their training popularity.",
+    "Diversity@K": "Mean distance, 1 − cosine of the texts' vectors, between two items of a list.",
     "Invalid@K": "Share of slots without a real, allowed item.",
-    "Users/s": "Users ranked a second, as measured in this run.",
-    "Fit": "Time that fitting took.",
+    "Parameters": "Numbers that were fitted.",
+    "Fit": "Wall time that fitting took, without the search for settings.",
+    "Fit, processor": "Processor time that fitting took, all cores together.",
+    "Users/s": "Users ranked a second in batches, as measured in this run.",
+    "Latency, median": "Time that half of the requests of one user at a time stay below, as measured in this run.",
+    "Latency, 95%": "Time that 19 in 20 requests of one user at a time stay below, as measured in this run.",
 }
 """One sentence on each column of a result table: the tooltips of the heads, and the page's glossary."""
 
@@ -91,6 +106,14 @@ class Board:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What the recommenders took to fit and to ask."""
+
+    columns: tuple[BoardColumn, ...]
+    rows: tuple[BoardRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Duel:
     """A paired comparison, written for a reader."""
 
@@ -118,6 +141,8 @@ class ResultsSection:
     boards: tuple[Board, ...]
     cutoff: int
     """The cut-off shown first."""
+    costs: Costs | None
+    """What each recommender took; None where nobody measured."""
     duels: tuple[Duel, ...]
     drops_recall: bool
     """Whether recall is left out because it equals the hit rate."""
@@ -137,6 +162,7 @@ def describe_results(artifacts: RunArtifacts, place: Standing | None, cutoff: in
         protocol=_describe_protocol(metrics["protocol"]),
         boards=tuple(_board(metrics, place, one, shown) for one in cutoffs),
         cutoff=cutoff,
+        costs=_costs(metrics["recommenders"], place),
         duels=tuple(_duels(metrics.get("comparisons", ()), place, alpha)),
         drops_recall=drops_recall,
         alpha=alpha,
@@ -166,17 +192,36 @@ def _describe_protocol(protocol: Mapping[str, Any]) -> str:
 def _board(metrics: Mapping[str, Any], place: Standing, cutoff: int, rank_metrics: Sequence[str]) -> Board:
     entries = metrics["recommenders"]
     listing = [name for name in _LIST_METRICS if any(f"{name}@{cutoff}" in one["metrics"] for one in entries.values())]
-    speeds = [speed for speed in _SPEEDS if any(one.get(speed[0]) is not None for one in entries.values())]
     columns = [_rank_cells(entries, place.order, f"{name}@{cutoff}") for name in rank_metrics]
     columns += [_list_cells(entries, place.order, name, cutoff) for name in listing]
-    columns += [_speed_cells(entries, place.order, key, write) for key, _, write in speeds]
     heads = [BoardColumn(label=f"{name}@{cutoff}", meaning=MEANINGS[f"{name}@K"]) for name in [*rank_metrics, *listing]]
-    heads += [BoardColumn(label=label, meaning=MEANINGS[label]) for _, label, _ in speeds]
-    rows = [
+    return Board(cutoff=cutoff, columns=tuple(heads), rows=_rows(place, columns))
+
+
+def _rows(place: Standing, columns: Sequence[Sequence[BoardCell]]) -> tuple[BoardRow, ...]:
+    return tuple(
         BoardRow(name=name, is_focus=name == place.focus, cells=cells)
         for name, cells in zip(place.order, zip(*columns, strict=True), strict=True)
-    ]
-    return Board(cutoff=cutoff, columns=tuple(heads), rows=tuple(rows))
+    )
+
+
+def _costs(entries: Mapping[str, Any], place: Standing) -> Costs | None:
+    """Returns the table of what each recommender took, with the columns of which anything is known."""
+    heads, columns = [], []
+    for keys, label, write in _COSTS:
+        values = [_inside(entries[name], keys) for name in place.order]
+        if any(value is not None for value in values):
+            heads.append(BoardColumn(label=label, meaning=MEANINGS[label]))
+            columns.append([BoardCell(value=value, text=write(value)) for value in values])
+    return Costs(columns=tuple(heads), rows=_rows(place, columns)) if heads else None
+
+
+def _inside(entry: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    """Returns a value of nested mappings, None where one is missing on the way."""
+    found: Any = entry
+    for key in keys:
+        found = None if found is None else found.get(key)
+    return found
 
 
 def _rank_cells(entries: Mapping[str, Any], order: Iterable[str], label: str) -> list[BoardCell]:
@@ -200,10 +245,6 @@ def _rank_cells(entries: Mapping[str, Any], order: Iterable[str], label: str) ->
 def _list_cells(entries: Mapping[str, Any], order: Iterable[str], name: str, cutoff: int) -> list[BoardCell]:
     values = [entries[one]["metrics"].get(f"{name}@{cutoff}", {}).get("value") for one in order]
     return [BoardCell(value=value, text=_write_list_metric(name, value)) for value in values]
-
-
-def _speed_cells(entries: Mapping[str, Any], order: Iterable[str], key: str, write: Any) -> list[BoardCell]:
-    return [BoardCell(value=entries[name].get(key), text=write(entries[name].get(key))) for name in order]
 
 
 def _write_list_metric(name: str, value: float | None) -> str:
