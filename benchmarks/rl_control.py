@@ -26,6 +26,7 @@ from itemic.inference import load_trained
 from itemic.language.corpus import Corpus, example_groups
 from itemic.language.packing import Group
 from itemic.language.prompts import Renderer
+from itemic.language.recency import are_newest
 from itemic.language.tasks import TASKS, ItemTexts
 from itemic.model.sid_model import SidModel
 from itemic.recipe import Recipe, load_recipe
@@ -33,7 +34,6 @@ from itemic.sid.catalog import Catalog
 from itemic.train.learner import SftLearner
 from itemic.train.loop import TrainConfig, train
 from itemic.train.rl.guards import guarded_score
-from itemic.train.rl.questions import are_newest
 from itemic.train.start import load_start
 from itemic.train.validation import make_ranking
 

@@ -37,6 +37,26 @@ def raw(examples=EXAMPLES, log=None, items="abcde"):
     )
 
 
+@pytest.mark.parametrize("log", [None, LOG], ids=["rebuilt", "from the source"])
+def test_rebuilt_histories_are_all_that_precedes_the_target_and_nothing_else(log):
+    short = {
+        "train": [("v", ["a", "b"], "a"), ("u", ["c"], "a")],
+        "valid": [("u", ["a"], "a")],
+        "test": [("u", ["a"], "b"), ("w", ["d"], "c")],
+    }
+    given = dataset_from_examples(raw(short, log=log), max_history=10)
+    dataset = dataset_from_examples(raw(short, log=log), max_history=10, rebuild_histories=True)
+    assert given.test["history"].to_list() == [[0], [3]]
+    assert dataset.train["history"].to_list() == [[0, 1], [2]]
+    assert dataset.valid["history"].to_list() == [[2, 0]]
+    assert dataset.test["history"].to_list() == [[2, 0, 0], [3]]
+    for split in ("train", "valid", "test"):
+        assert dataset.split(split).drop("history").equals(given.split(split).drop("history"))
+    assert check_leaks(dataset, split="given")["histories_not_in_log"] == 0
+    cut = dataset_from_examples(raw(short, log=log), max_history=2, rebuild_histories=True)
+    assert cut.test["history"].to_list() == [[0, 0], [3]]
+
+
 def test_users_are_numbered_by_first_appearance():
     users, numbers = numbered_users(pl.Series(["b", "a", "b", "c"]))
     assert users.to_list() == ["b", "a", "c"]

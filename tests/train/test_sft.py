@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM
@@ -13,6 +14,8 @@ from itemic.core.errors import CatalogError, ConfigError
 from itemic.core.run import Run
 from itemic.inference import load_trained
 from itemic.language.prompts import prompt_version
+from itemic.language.spelling import Spelling
+from itemic.model.backbone import DecoderConfig, make_decoder, make_sid_tokenizer
 from itemic.model.sid_model import SidModel
 from itemic.sid.catalog import Catalog
 from itemic.train import sft as stage
@@ -131,3 +134,22 @@ def test_words_go_with_no_backbone_and_ndcg_with_a_task_of_semantic_ids(backbone
         settings(backbone, words=300)
     with pytest.raises(ConfigError, match="select_by: ndcg ranks by semantic IDs"):
         settings(backbone, tasks={"titles_to_title": 1.0}, select_by="ndcg")
+
+
+def test_a_decoder_may_begin_with_the_codebooks_in_the_rows_of_its_codes(catalog: Catalog) -> None:
+    spelling = Spelling.of(catalog.spelling, catalog.codebook_sizes)
+    tokenizer = make_sid_tokenizer(spelling)
+    network = make_decoder(DecoderConfig(hidden_size=32, num_heads=2), len(tokenizer), np.random.default_rng(0))
+    before = network.model.embed_tokens.weight.detach().clone()
+    codebooks = [
+        np.random.default_rng(level).normal(size=(4, 6)) for level in range(2)
+    ]  # the third level means nothing
+    stage._begin_with_codebooks(network, tokenizer, spelling, codebooks, np.random.default_rng(1))
+    after = network.model.embed_tokens.weight.detach()
+    coded = [tokenizer.convert_tokens_to_ids(spelling.token(level, code)) for level in (0, 1) for code in range(4)]
+    others = [row for row in range(len(tokenizer)) if row not in coded]
+    assert torch.equal(after[others], before[others])
+    assert not torch.isclose(after[coded], before[coded]).any(dim=1).all()
+    # A projection keeps what is linear: a level's centroids are centred, so its rows have the mean of the old ones.
+    assert torch.allclose(after[coded[:4]].mean(dim=0), before.mean(dim=0), atol=1e-6)
+    assert float(after[coded].std()) == pytest.approx(float(before.std()), rel=0.3)

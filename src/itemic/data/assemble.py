@@ -68,7 +68,7 @@ def dataset_from_log(
     return _dataset(items, interactions, examples.with_columns(pl.col("example_id").cast(pl.Int64)))
 
 
-def dataset_from_examples(raw: RawLog, max_history: int) -> Dataset:
+def dataset_from_examples(raw: RawLog, max_history: int, *, rebuild_histories: bool = False) -> Dataset:
     """Returns the dataset of a source's own split, its examples kept row for row and in order.
 
     The interactions are the source's log, or are rebuilt from the examples: a user's first history, then the targets
@@ -78,6 +78,8 @@ def dataset_from_examples(raw: RawLog, max_history: int) -> Dataset:
     Args:
         raw: A source with examples.
         max_history: Most items in a history; of longer ones the last stay.
+        rebuild_histories: Whether each history is taken from the log instead: the user's interactions before the
+            target, which may be more than the source gives. That is another protocol than the source's.
 
     Raises:
         DataError: if the source has no examples, or a log in which a user's last items are not its targets.
@@ -87,6 +89,8 @@ def dataset_from_examples(raw: RawLog, max_history: int) -> Dataset:
     examples = _indexed_examples(raw, max_history)
     log = _log_of_examples(examples) if raw.interactions is None else _log_of_source(raw)
     log = _with_splits(log, examples)
+    if rebuild_histories:
+        examples = examples.with_columns(_histories_of_log(log, examples, max_history))
     return _dataset(raw.items.rows, log.select(*INTERACTION_SCHEMA), examples)
 
 
@@ -151,6 +155,16 @@ def _with_splits(log: pl.DataFrame, examples: pl.DataFrame) -> pl.DataFrame:
             "without interactions the log is rebuilt from the examples"
         )
     return aligned.with_columns(pl.col("split").fill_null(strategy="backward").over("user_id"))
+
+
+def _histories_of_log(log: pl.DataFrame, examples: pl.DataFrame, max_history: int) -> pl.Series:
+    """Returns what precedes each example's target in a log whose users' last interactions are their targets."""
+    from_end = (pl.len() - 1 - pl.int_range(pl.len())).over("user_id").alias("from_end")
+    rows = log.select("user_id", from_end, pl.int_range(pl.len(), dtype=pl.Int64).alias("row"))
+    held = examples.select("user_id", from_end)
+    targets = held.join(rows, on=["user_id", "from_end"], how="left", maintain_order="left")["row"].to_numpy()
+    position, _ = positions(log["user_id"].rle_id().cast(pl.Int64).to_numpy())
+    return windows(log["item_index"].to_numpy(), targets, position, max_history)
 
 
 def _first_unmatched(log: pl.DataFrame, examples: pl.DataFrame) -> str:

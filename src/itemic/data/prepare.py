@@ -75,6 +75,9 @@ class PrepareConfig:
     """First instant of test under a temporal split by dates."""
     max_history: int = 10
     """Most items in an example's history (MiniOneRec: 10)."""
+    rebuild_histories: bool = False
+    """Given split: takes each history from the log, all that precedes the target, where the source cut it short. The
+    targets stay, but figures are of another protocol than the source's."""
     max_reject_share: float = 0.01
     """Share of a file's rows that may be unusable before the run stops."""
     cold: ColdConfig | None = None
@@ -146,19 +149,23 @@ def _prepare_raw(raw: RawLog, config: PrepareConfig, seed: int) -> tuple[Dataset
     rejects = pl.concat([part.rejects for part in raw.parts])
     check_reject_share(rejects, {part.file: part.num_read for part in raw.parts}, config.max_reject_share)
     if config.split == "given":
-        dataset, steps = dataset_from_examples(raw, config.max_history), dict[str, int]()
+        dataset, steps = (
+            dataset_from_examples(raw, config.max_history, rebuild_histories=config.rebuild_histories),
+            dict[str, int](),
+        )
     else:
         dataset, steps = _split_log(raw, config)
     if dataset.interactions.is_empty():
         raise DataError(f"no interaction is left; left after each step: {steps}")
     dataset = _with_cold_items(dataset, config, seed)
     checks = check_leaks(dataset, split=config.split)
-    if config.split == "given":
+    if config.split == "given" and not config.rebuild_histories:
         _warn_of_given_histories(raw, config.max_history, checks["histories_not_in_log"])
     info = {
         "split": config.split,
         "keeps_repeats": bool(dataset.interactions.select("user_id", "item_index").is_duplicated().any()),
         "max_history": config.max_history,
+        **({"rebuilt_histories": True} if config.rebuild_histories else {}),
         "counts": _counts(dataset),
         "checks": checks,
         "steps": steps,
@@ -345,6 +352,10 @@ def _check_split(config: PrepareConfig) -> None:
     if config.split != "temporal":
         idle = [name for name in of_temporal if name in changed]
         _require(not idle, f"{', '.join(idle)}: only a temporal split has it, the split is {config.split}")
+    _require(
+        config.split == "given" or not config.rebuild_histories,
+        f"rebuild_histories: only a given split has histories of its own, the split is {config.split}",
+    )
     if config.split == "given":
         idle = [name for name in filters if name in changed and name != "clean_titles"]
         _require(not idle, f"{', '.join(idle)}: a given split is kept row for row and takes no filter")

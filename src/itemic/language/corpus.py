@@ -9,11 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
+from jaxtyping import Bool, Float, Int
 
 from itemic.core.dataset import Dataset, cold_mask
 from itemic.core.errors import ConfigError
+from itemic.language.augment import AugmentConfig, augmented
 from itemic.language.packing import Group
 from itemic.language.prompts import Renderer, TokenExample
+from itemic.language.recency import RecencyConfig, sequence_ages
 from itemic.language.tasks import TASKS, ItemTexts, Task, check_tasks
 
 __all__ = ["Corpus", "example_groups", "windows"]
@@ -74,7 +77,15 @@ class Corpus:
     """All tasks of a training run over one dataset."""
 
     def __init__(
-        self, dataset: Dataset, renderer: Renderer, weights: Mapping[str, float], *, max_history: int, stride: int
+        self,
+        dataset: Dataset,
+        renderer: Renderer,
+        weights: Mapping[str, float],
+        *,
+        max_history: int,
+        stride: int,
+        augment: AugmentConfig | None = None,
+        recency: RecencyConfig | None = None,
     ) -> None:
         """Checks the tasks.
 
@@ -84,9 +95,12 @@ class Corpus:
             weights: For each task how often an epoch shows each of its examples, on average: 0.5 a random half.
             max_history: Most items before a label.
             stride: Labels in a full window of a continuation, 1 to ``max_history``.
+            augment: How continuations are perturbed; None leaves them as they are.
+            recency: How newer targets of continuations are favoured; None favours none.
 
         Raises:
-            ConfigError: for tasks that do not exist or that the mode cannot write.
+            ConfigError: for tasks that do not exist or that the mode cannot write, and where something is perturbed or
+                favoured but the mode has no continuations.
         """
         check_tasks(dict(weights), renderer.mode)
         if not 1 <= stride <= max_history:
@@ -98,15 +112,30 @@ class Corpus:
         self.stride = stride
         self._texts = ItemTexts.from_items(dataset.items)
         self._sequences = list(dataset.train_sequences().values())
+        self._augment = None if augment is None or augment.is_idle else augment
+        self._ages = None if recency is None or recency.is_idle else sequence_ages(dataset, recency)
+        if renderer.mode != "sid-only" and (self._augment or self._ages is not None):
+            raise ConfigError(
+                "augment and recency need sid-only prompts, those of a decoder from scratch without words"
+            )
 
     @property
     def task_names(self) -> list[str]:
         """Task names in the order of their indices."""
         return list(self.weights)
 
-    def epoch(self, rng: np.random.Generator) -> list[Group]:
-        """Returns an epoch's groups in random order; which examples a fractional weight picks is random too."""
-        groups = [group for index, name in enumerate(self.weights) for group in self._task_groups(index, name, rng)]
+    def epoch(self, rng: np.random.Generator, *, newest_only: bool = False) -> list[Group]:
+        """Returns an epoch's groups in random order; which examples a fractional weight picks is random too.
+
+        Args:
+            rng: Decides order, samples and perturbations.
+            newest_only: Whether only the newest targets are taught; needs ``recency``.
+        """
+        groups = [
+            group
+            for index, name in enumerate(self.weights)
+            for group in self._task_groups(index, name, rng, newest_only)
+        ]
         return [groups[position] for position in rng.permutation(len(groups))]
 
     def validation(self, max_examples: int = 0) -> list[Group]:
@@ -125,25 +154,46 @@ class Corpus:
             valid = valid[np.linspace(0, valid.height - 1, max_examples).astype(np.int64).tolist()]
         return example_groups(valid, TASKS[name], index, self._texts, self.renderer)
 
-    def _task_groups(self, index: int, name: str, rng: np.random.Generator) -> Iterator[Group]:
+    def _task_groups(self, index: int, name: str, rng: np.random.Generator, newest_only: bool) -> Iterator[Group]:
         task, weight = TASKS[name], self.weights[name]
         for repeat in range(int(np.ceil(weight))):
             share = min(1.0, weight - repeat)
             if name == "next_item" and self.renderer.mode == "sid-only":
-                yield from self._continuations(index, share, rng)
+                yield from self._continuations(index, share, rng, newest_only)
             elif task.unit == "history":
                 train = self.dataset.train.with_columns(pl.col("history").list.tail(self.max_history))
                 yield from example_groups(_sample(train, share, rng), task, index, self._texts, self.renderer)
             else:
                 yield from self._item_groups(task, index, share, rng)
 
-    def _continuations(self, index: int, share: float, rng: np.random.Generator) -> Iterator[Group]:
-        for sequence in self._sequences:
+    def _continuations(self, index: int, share: float, rng: np.random.Generator, newest_only: bool) -> Iterator[Group]:
+        for number, sequence in enumerate(self._sequences):
             offset = int(rng.integers(self.stride))
             if share < 1 and rng.random() >= share:
                 continue
-            for start, stop, first_label in windows(len(sequence), self.max_history, self.stride, offset):
-                yield Group([self.renderer.continuation(sequence[start:stop], first_label)], index)
+            place, is_target, weight = self._lesson(number, rng, newest_only)
+            for start, stop, first_label in windows(len(place), self.max_history, self.stride, offset):
+                if is_target[start + first_label : stop].any():
+                    example = self.renderer.continuation(
+                        [sequence[each] for each in place[start:stop]],
+                        first_label,
+                        is_target=is_target[start:stop],
+                        weight=None if weight is None else weight[start:stop],
+                    )
+                    yield Group([example], index)
+
+    def _lesson(
+        self, number: int, rng: np.random.Generator, newest_only: bool
+    ) -> tuple[Int[np.ndarray, "m"], Bool[np.ndarray, "m"], Float[np.ndarray, "m"] | None]:
+        """Returns which items of a sequence are shown, in order, which of them are targets, and what each counts."""
+        length = len(self._sequences[number])
+        place, is_target = np.arange(length), np.ones(length, dtype=bool)
+        if self._augment:
+            place, is_target = augmented(length, self._augment, rng)
+        if self._ages is None:
+            return place, is_target, None
+        ages = self._ages[number]
+        return place, is_target & ages.is_new[place] if newest_only else is_target, ages.weight[place]
 
     def _item_groups(self, task: Task, index: int, share: float, rng: np.random.Generator) -> Iterator[Group]:
         assert task.from_item is not None

@@ -80,21 +80,23 @@ def codebook_rows(
     rng: np.random.Generator,
     *,
     codebooks: Sequence[Float[np.ndarray, "_ d"]],
+    spread: float = _CODEBOOK_SPREAD,
 ) -> Float[Tensor, "n D"]:
     """Returns the codebook vectors, centred a level, projected to D dimensions around the old rows' mean.
 
-    row = mean + std / 2 * c P / rms(c P) with one Gaussian P for all levels: by Johnson and Lindenstrauss codes that
-    are near in the item space stay near, and a residual keeps its direction relative to the level above. The division
-    is a level's own, because residuals shrink from level to level and vocabulary rows do not. Half the spread, because
-    in a tied head rows of all of it draw probability from the words: on English text 768 such rows took 18% a token
-    from SmolLM2-135M (97% at worst), rows of half of it 0.04%. Wrapper tokens get :func:`mean_rows`, and so do the
-    numbers that ``collisions: suffix`` puts after the coded levels, which mean nothing.
+    row = mean + spread * std * c P / rms(c P) with one Gaussian P for all levels: by Johnson and Lindenstrauss codes
+    that are near in the item space stay near, and a residual keeps its direction relative to the level above. The
+    division is a level's own, because residuals shrink from level to level and vocabulary rows do not. Half the
+    spread, because in a tied head rows of all of it draw probability from the words: on English text 768 such rows
+    took 18% a token from SmolLM2-135M (97% at worst), rows of half of it 0.04%. Wrapper tokens get :func:`mean_rows`,
+    and so do the numbers that ``collisions: suffix`` puts after the coded levels, which mean nothing.
 
     Args:
         table: Old rows.
         spelling: The tokens that need rows.
         rng: For the projection.
         codebooks: Centroids of each coded level, all of width d.
+        spread: Of the old rows' spread; a vocabulary without words has none to draw from, and takes 1.
 
     Raises:
         DataError: if the codebooks are not of the spelling's first sizes.
@@ -111,9 +113,7 @@ def codebook_rows(
         projected = (codebook - codebook.mean(axis=0)) @ projection
         rms = float(np.sqrt(np.mean(projected**2)))
         if rms > 0:
-            rows[first : first + len(codebook)] = mean + _CODEBOOK_SPREAD * std * torch.from_numpy(projected / rms).to(
-                table
-            )
+            rows[first : first + len(codebook)] = mean + spread * std * torch.from_numpy(projected / rms).to(table)
         first += len(codebook)
     return rows
 

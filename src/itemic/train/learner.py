@@ -93,6 +93,7 @@ class SftLearner(LearnerHooks):
         max_valid_examples: int = 0,
         ranking: Ranking | None = None,
         label_smoothing: float = 0.0,
+        newest_from: int | None = None,
     ) -> None:
         """Prepares the validation rows.
 
@@ -105,12 +106,14 @@ class SftLearner(LearnerHooks):
             max_valid_examples: Validation examples whose loss is taken; 0 takes all.
             ranking: Judges the model by its ranked lists; None judges by the validation loss.
             label_smoothing: Share of a code's target that all codes of its level get; see ``losses.smoothed_nll``.
+            newest_from: Epoch, counted from 0, from which only the newest targets are taught; None for never.
         """
         self.module = NextTokenLoss(model, len(corpus.task_names), label_smoothing=label_smoothing)
         self.task_names = corpus.task_names
         self.lower_is_better = ranking is None
         self._corpus, self._ranking = corpus, ranking
         self._row_tokens, self._rows_per_batch, self._seed = row_tokens, rows_per_batch, seed
+        self._newest_from = newest_from
         pad_token = model.tokenizer.pad_token_id
         self._pad_token = 0 if pad_token is None else int(pad_token)
         self._valid = self._pack(corpus.validation(max_valid_examples))
@@ -118,7 +121,8 @@ class SftLearner(LearnerHooks):
 
     def _micro_batches(self, epoch: int) -> list[list[TreeRow]]:
         rng = derive_rng(self._seed, "epoch", epoch)
-        rows = pack_rows(self._corpus.epoch(rng), self._row_tokens)
+        newest_only = self._newest_from is not None and epoch >= self._newest_from
+        rows = pack_rows(self._corpus.epoch(rng, newest_only=newest_only), self._row_tokens)
         return self._batches([rows[index] for index in rng.permutation(len(rows))])
 
     def label_counts(self, batch: Sequence[TreeRow]) -> list[int]:

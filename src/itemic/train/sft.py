@@ -6,10 +6,14 @@ Hugging Face folder.
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
 
 from itemic.core.allocator import tune_allocator
 from itemic.core.dataset import Dataset, cold_mask
@@ -17,9 +21,11 @@ from itemic.core.device import pick_device
 from itemic.core.errors import ConfigError
 from itemic.core.run import Run, StageResult
 from itemic.core.seeds import derive_rng
+from itemic.language.augment import AugmentConfig
 from itemic.language.corpus import Corpus
 from itemic.language.prompts import PROMPTS, PromptMode, Renderer, prompt_version
-from itemic.language.spelling import Spelling
+from itemic.language.recency import RecencyConfig
+from itemic.language.spelling import SidTokens, Spelling
 from itemic.language.tasks import TASKS, ItemTexts, check_tasks
 from itemic.model.adapters import LoraConfig, merge_adapters
 from itemic.model.backbone import (
@@ -31,6 +37,7 @@ from itemic.model.backbone import (
     make_word_tokenizer,
 )
 from itemic.model.new_rows import RowInit, codebook_rows, mean_rows, text_rows
+from itemic.model.parts import embedding_of
 from itemic.model.sid_model import SidModel
 from itemic.model.vocabulary import expand_vocabulary
 from itemic.sid.catalog import Catalog
@@ -64,6 +71,9 @@ class SftConfig:
     new_rows: Literal["mean", "text", "codebook"] = "text"
     """First values of the backbone's SID rows: mean of the old rows, mean of the titles' tokens under the code, or
     the codebook vectors projected."""
+    decoder_rows: Literal["random", "codebook"] = "random"
+    """First values of the SID rows of the decoder from scratch: random ones, or the codebook vectors projected, with
+    the spread of the random ones."""
     parameters: TrainedPart = "all"
     """What trains: everything, the rows of the SID tokens alone (the backbone frozen), or those and LoRA adapters."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -84,6 +94,10 @@ class SftConfig:
     seen items are no candidates where the dataset has no repeats."""
     max_valid_examples: int = 1000
     """Validation examples whose loss is taken and that are ranked; 0 takes all."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """How training sequences are perturbed (sid-only prompts)."""
+    recency: RecencyConfig = field(default_factory=RecencyConfig)
+    """How newer targets are favoured (sid-only prompts)."""
     label_smoothing: float = 0.0
     """Share of each code's target that all codes of its level get; 0.1 in the first Transformer."""
     training: TrainConfig = field(default_factory=TrainConfig)
@@ -105,6 +119,19 @@ class SftConfig:
         for name in ("row_tokens", "rows_per_batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.prompt_mode != "sid-only" and not (self.augment.is_idle and self.recency.is_idle):
+            raise ConfigError(
+                "augment and recency need sid-only prompts, those of a decoder from scratch without words"
+            )
+        if self.recency.newest_epochs >= self.training.epochs:
+            raise ConfigError(
+                f"recency.newest_epochs {self.recency.newest_epochs}: expected fewer than training.epochs "
+                f"({self.training.epochs})"
+            )
+        if self.backbone and self.decoder_rows != "random":
+            raise ConfigError(
+                f"decoder_rows: {self.decoder_rows} is for a decoder from scratch; a backbone takes new_rows"
+            )
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing: expected at least 0 and below 1, found {self.label_smoothing}")
         if self.parameters != "all" and not self.backbone:
@@ -169,7 +196,15 @@ def _train(
     if config.training.gradient_checkpointing:
         checkpoint_activations(model.network)
     renderer = Renderer(model.tokenizer, model.spelling, catalog.codes, model.prompt_mode)
-    corpus = Corpus(dataset, renderer, config.tasks, max_history=config.max_history, stride=config.stride)
+    corpus = Corpus(
+        dataset,
+        renderer,
+        config.tasks,
+        max_history=config.max_history,
+        stride=config.stride,
+        augment=config.augment,
+        recency=config.recency,
+    )
     learner = SftLearner(
         model,
         corpus,
@@ -179,6 +214,7 @@ def _train(
         max_valid_examples=config.max_valid_examples,
         ranking=_ranking(config, dataset, catalog, model, renderer, seed) if config.select_by == "ndcg" else None,
         label_smoothing=config.label_smoothing,
+        newest_from=config.training.epochs - config.recency.newest_epochs if config.recency.newest_epochs else None,
     )
     result = train(learner, config.training, **place.settings())
     model.network = merge_adapters(model.network).eval()
@@ -200,7 +236,10 @@ def _make_model(
         expand_vocabulary(network, tokenizer, spelling, init, rng=rng)
     else:
         tokenizer = _make_tokenizer(config, dataset, spelling)
-        network = make_decoder(config.decoder, len(tokenizer), rng).to(device)
+        network = make_decoder(config.decoder, len(tokenizer), rng)
+        if config.decoder_rows == "codebook":
+            _begin_with_codebooks(network, tokenizer, spelling, _codebooks(catalog_path), derive_rng(seed, "rows"))
+        network = network.to(device)
     return SidModel(
         network,
         tokenizer,
@@ -222,12 +261,7 @@ def _row_init(config: SftConfig, dataset: Dataset, catalog: Catalog, catalog_pat
     if config.new_rows == "mean":
         return mean_rows
     if config.new_rows == "codebook":
-        path = catalog_path / "quantizer.safetensors"
-        if not path.is_file():
-            raise ConfigError(
-                "new_rows: codebook needs a catalog with a quantizer; its SIDs were given without vectors"
-            )
-        return functools.partial(codebook_rows, codebooks=load_quantizer(path).codebooks)
+        return functools.partial(codebook_rows, codebooks=_codebooks(catalog_path))
     titles = ItemTexts.from_items(dataset.items).titles
     is_cold = cold_mask(dataset.items)
     token_ids = [
@@ -235,6 +269,27 @@ def _row_init(config: SftConfig, dataset: Dataset, catalog: Catalog, catalog_pat
         for title, cold in zip(titles, is_cold, strict=True)
     ]
     return functools.partial(text_rows, codes=catalog.codes, token_ids=token_ids)
+
+
+def _codebooks(catalog_path: Path) -> Sequence[Float[np.ndarray, "_ d"]]:
+    path = catalog_path / "quantizer.safetensors"
+    if not path.is_file():
+        raise ConfigError("rows from a codebook need a catalog with a quantizer; its SIDs were given without vectors")
+    return load_quantizer(path).codebooks
+
+
+def _begin_with_codebooks(
+    network: Any,
+    tokenizer: Any,
+    spelling: Spelling,
+    codebooks: Sequence[Float[np.ndarray, "_ d"]],
+    rng: np.random.Generator,
+) -> None:
+    """Puts the codebook vectors, projected, into the rows of the coded levels; the other rows stay random."""
+    table = embedding_of(network).weight
+    ids = np.concatenate(SidTokens.from_tokenizer(tokenizer, spelling).level_ids[: len(codebooks)])
+    rows = codebook_rows(table.detach(), spelling, rng, codebooks=codebooks, spread=1.0)
+    table.data[torch.from_numpy(ids)] = rows[: len(ids)].to(table)
 
 
 def _ranking(

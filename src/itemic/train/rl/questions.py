@@ -6,7 +6,6 @@ question is written as supervised fine-tuning writes it and carries its own targ
 
 import functools
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,11 +18,12 @@ from itemic.core.errors import ConfigError
 from itemic.decode.trie import Trie
 from itemic.evaluate.seen import SeenItems, seen_items
 from itemic.language.prompts import Renderer
+from itemic.language.recency import are_newest
 from itemic.language.tasks import TASKS, ItemTexts, Task, check_tasks
 from itemic.train.rl.answers import AnswerTree, Question
 from itemic.train.rl.titles import title_token_ids, title_tree
 
-__all__ = ["QuestionBank", "QuestionRefs", "answer_trees", "are_newest", "check_question_tasks"]
+__all__ = ["QuestionBank", "QuestionRefs", "answer_trees", "check_question_tasks"]
 
 log = logging.getLogger("itemic")
 
@@ -269,20 +269,6 @@ class QuestionBank:
         items = tails.filter(pl.Series(lengths > 0)).explode().to_numpy()
         with_title = np.repeat(np.arange(len(lengths)), lengths)[has_title[items]]
         return np.asarray(is_answered & (np.bincount(with_title, minlength=len(lengths)) > 0))
-
-
-def are_newest(timestamp: pl.Series, share: float) -> Bool[np.ndarray, "n"]:
-    """Returns which rows are among the newest; of equal times the later rows are newer.
-
-    Args:
-        timestamp: Of every row; where one is missing the rows' order counts instead.
-        share: Share of the rows that are wanted, above 0 and at most 1.
-    """
-    num_rows = len(timestamp)
-    order = np.arange(num_rows) if timestamp.null_count() else np.argsort(timestamp.to_numpy(), kind="stable")
-    is_new = np.zeros(num_rows, dtype=bool)
-    is_new[order[num_rows - math.ceil(share * num_rows) :]] = True
-    return is_new
 
 
 def _draw(rows: Int[np.ndarray, "n"], weight: float, rng: np.random.Generator) -> Int[np.ndarray, "m"]:
