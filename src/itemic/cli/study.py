@@ -50,6 +50,20 @@ def _ablate(argv: list[str]) -> None:
     _finish(arguments, found)
 
 
+def _scaling(argv: list[str]) -> None:
+    parser = _parser("scaling", "Train decoders of several sizes on shares of the data and fit a scaling law.")
+    parser.add_argument("--sizes", help="decoders, width x layers: 32x2,64x2,128x3")
+    parser.add_argument("--shares", help="shares of the users' training sequences: 0.125,0.25,0.5,1")
+    parser.add_argument("--seeds", help="seeds of each cell, 0 by default")
+    parser.add_argument("--parameters", choices=["non-embedding", "total"], help="what N counts")
+    parser.add_argument("--tokens", choices=["seen", "unique"], help="what D counts")
+    parser.add_argument("--num-bootstrap", type=int, help="resamples behind the intervals, 200 by default")
+    arguments = parser.parse_intermixed_args(argv)
+    from itemic.studies.scaling import ScalingConfig, scale
+
+    _finish(arguments, scale(_config(ScalingConfig, _settings(arguments), arguments)))
+
+
 def _parser(kind: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"itemic study {kind}", description=description, allow_abbrev=False)
     parser.add_argument("file", type=Path, help="a recipe, or a study's YAML file")
@@ -94,4 +108,4 @@ def _finish(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
     print(f"report: {out / 'report.html'}")
 
 
-_KINDS: dict[str, Callable[[list[str]], None]] = {"ablate": _ablate}
+_KINDS: dict[str, Callable[[list[str]], None]] = {"ablate": _ablate, "scaling": _scaling}

@@ -22,8 +22,8 @@ HUBER_DELTA = 1e-3
 _MAX_EXPONENT = 3.0
 _LEAST_LOG = -30.0
 _NUM_PARAMETERS = 5
-_START_EXPONENTS = (0.1, 0.3, 0.6, 1.2)
-_START_SHARES = ((0.8, 0.1, 0.1), (0.4, 0.3, 0.3), (0.1, 0.45, 0.45), (0.3, 0.6, 0.1), (0.3, 0.1, 0.6))
+_START_EXPONENTS = (0.15, 0.4, 1.0)
+_START_SHARES = ((0.8, 0.1, 0.1), (0.1, 0.45, 0.45), (0.3, 0.6, 0.1), (0.3, 0.1, 0.6))
 _NUM_BOOTSTRAP_STARTS = 2
 _TRIES = 100
 
@@ -91,7 +91,7 @@ class ScalingFit:
 def fit_law(
     num_parameters: Float[np.ndarray, "R"], num_tokens: Float[np.ndarray, "R"], loss: Float[np.ndarray, "R"]
 ) -> ScalingFit:
-    """Returns the law that fits some runs best: the Huber loss of log L, L-BFGS from 80 starts.
+    """Returns the law that fits some runs best: the Huber loss of log L, L-BFGS from 36 starts.
 
         min over (E, A, alpha, B, beta) of sum Huber(log(E + A / N^alpha + B / D^beta) - log L)
 
