@@ -19,6 +19,7 @@ from itemic.core.config import config_to_mapping
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ArtifactError, ConfigError
 from itemic.core.files import atomic_path
+from itemic.core.ranking import Recommender
 from itemic.core.run import Run, StageResult
 from itemic.core.trained_model import ModelChoice, TrainedModel, find_model
 from itemic.data.prepare import prepare
@@ -30,6 +31,7 @@ from itemic.inference import TrainedRun, load_trained
 from itemic.recipe import ComparisonConfig, Recipe
 from itemic.sid.tokenize import tokenize
 from itemic.sid.vectors import read_embeddings
+from itemic.titled import title_recommender
 from itemic.train.rl.rewards.custom import check_custom_rewards
 from itemic.train.rl.stage import rl
 from itemic.train.sft import align, sft
@@ -80,7 +82,8 @@ def evaluate(
         rows = load_rows(run, device=config.device).values()
         facts = {each.recommender.name: _model_facts(config, run, each) for each in trained}
         facts |= {row.baseline.name: _row_facts(row.card) for row in rows}
-        recommenders = [*(each.recommender for each in trained), *(row.baseline for row in rows)]
+        answering = [_answering(config, run, each) for each in trained]
+        recommenders = [*answering, *(row.baseline for row in rows)]
         figures = evaluate_all(
             recommenders,
             dataset,
@@ -131,6 +134,22 @@ def _vectors(path: Path | None, dataset: Dataset) -> np.ndarray | None:
     except ArtifactError as error:
         log.warning("%s. The diversity of lists is not measured without them", error)
         return None
+
+
+def _answering(config: ComparisonConfig, run: Run, trained: TrainedRun) -> Recommender:
+    """Returns the model as it is asked: for semantic IDs, or for titles."""
+    if config.answer == "sid":
+        return trained.recommender
+    return title_recommender(
+        trained,
+        run,
+        config.answer,
+        config.titles,
+        num_beams=config.num_beams,
+        normalize=config.normalize,
+        batch_size=config.decode_batch_size,
+        device=config.device,
+    )
 
 
 def _row_facts(card: Mapping[str, Any]) -> RowFacts:

@@ -14,6 +14,7 @@ from itemic.core.config import config_from_mapping, read_yaml
 from itemic.core.errors import ConfigError
 from itemic.core.trained_model import ModelChoice
 from itemic.data.prepare import PrepareConfig
+from itemic.decode.title_config import Answer, TitleConfig
 from itemic.decode.walk import Normalization
 from itemic.embed.embed import EmbedConfig
 from itemic.evaluate.compare.published import check_published
@@ -43,6 +44,11 @@ class ComparisonConfig(EvaluateConfig):
     """Name of the data set and protocol in the list of published figures, ``amazon18-industrial`` say."""
     before_rl: bool = True
     """Whether the model before RL is evaluated too, beside the one after it."""
+    answer: Answer = "sid"
+    """What the model answers with: ``sid``; ``title-grounded`` (BIGRec) and ``title-tree`` (D3) ask for the next item's
+    title, which ``sft.tasks: {titles_to_title: 1}`` teaches."""
+    titles: TitleConfig = field(default_factory=TitleConfig)
+    """How answers in titles are read."""
     num_beams: int = 50
     """Beam width; 50 as in MiniOneRec's evaluation."""
     normalize: Normalization = "legal"
@@ -98,12 +104,23 @@ class Recipe:
         check_published(
             self.evaluate.benchmark, [self.evaluate.published, *(row.published for row in self.baselines.values())]
         )
+        _check_answer(self.evaluate, self.baselines)
         if self.sft is None and (self.align is not None or self.rl is not None):
             raise ConfigError(f"{'align' if self.align else 'rl'} needs the section sft")
         if self.sft is not None and self.align is not None and self.align.backbone != self.sft.backbone:
             raise ConfigError(f"align.backbone {self.align.backbone!r} is not sft.backbone {self.sft.backbone!r}")
         if self.sft is not None and self.rl is not None:
             _check_rl_tasks(self.rl, self.sft.prompt_mode)
+
+
+def _check_answer(config: ComparisonConfig, rows: Mapping[str, BaselineRow]) -> None:
+    assistant = config.titles.assistant
+    if assistant and config.answer != "title-tree":
+        raise ConfigError(f"evaluate.titles.assistant: needs answer: title-tree, found {config.answer}")
+    if assistant and assistant not in rows:
+        raise ConfigError(
+            f"evaluate.titles.assistant: {assistant!r} is no row of baselines; there are {', '.join(rows)}"
+        )
 
 
 _DEFAULT_ROWS = ("popularity", "repeat-last", "item-knn", "covisit-knn", "ease", "sasrec")
