@@ -52,6 +52,7 @@ def test_the_manifest_says_what_made_it(tmp_path: Path) -> None:
     assert set(entry["outputs"]) == {"out.txt"}
     assert "torch" in entry["versions"]
     assert entry["wall_time_s"] >= 0
+    assert entry["cpu_time_s"] >= 0
 
 
 def test_a_failed_stage_leaves_no_entry(tmp_path: Path) -> None:
