@@ -16,7 +16,7 @@ from itemic.core.allocator import tune_allocator
 from itemic.core.calibration import Calibration
 from itemic.core.dataset import Dataset
 from itemic.core.device import pick_device
-from itemic.core.errors import ArtifactError, DataError
+from itemic.core.errors import ArtifactError, ConfigError, DataError
 from itemic.core.files import file_hash
 from itemic.core.ranking import Histories, Recommendations, check_histories
 from itemic.core.run import Run
@@ -30,12 +30,14 @@ from itemic.decode.recommender import LanguageModelRecommender, check_search_set
 from itemic.decode.think import ThinkConfig, Thoughts
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Normalization
+from itemic.hybrid.blend import Blend
+from itemic.hybrid.stage import LoadModel, load_blend
 from itemic.language.prompts import PROMPT_VERSION, Renderer, is_current_version
 from itemic.model.precision import Precision
 from itemic.model.sid_model import SidModel
 from itemic.sid.catalog import Catalog
 
-__all__ = ["RecommendedItem", "RecommendedItems", "TrainedRun", "load_trained", "save_calibration"]
+__all__ = ["RecommendedItem", "RecommendedItems", "TrainedRun", "load_trained", "model_loader", "save_calibration"]
 
 log = logging.getLogger("itemic")
 
@@ -93,6 +95,8 @@ class TrainedRun:
     """The stage that wrote the model."""
     num_parameters: int | None = None
     """Numbers of the model's network, each once."""
+    blend: Blend | None = None
+    """What ranks instead of the model alone; None where the model does."""
 
     def __repr__(self) -> str:
         return f"TrainedRun({self.catalog!r}, {self.recommender!r})"
@@ -230,6 +234,8 @@ class TrainedRun:
         Raises:
             ConfigError: if the model was trained with sid-only prompts and so has no words.
         """
+        if self.blend is not None:
+            raise ConfigError("a blend does not think; load the run without it")
         config, frame, num_read = config or ThinkConfig(), self.renderer.thought_tokens(), self.max_history
 
         def prompt(history: Sequence[int]) -> Sequence[int]:
@@ -254,6 +260,9 @@ class TrainedRun:
         check_histories(histories, self.catalog.num_items)
         if self._leaves_out_seen(exclude_seen):
             exclude = [[*items, *past] for items, past in zip(exclude or [()] * len(histories), histories, strict=True)]
+        if self.blend is not None:
+            allowed = self.recommender.allowed_items(len(histories), exclude, allow, where)
+            return self.blend.recommend_allowed(histories, k, allowed), None
         return self.recommender.recommend_with_thoughts(histories, k, exclude, allow, where=where, rows=rows)
 
     def _leaves_out_seen(self, exclude_seen: bool | None) -> bool:
@@ -290,6 +299,7 @@ def load_trained(
     mmr: MarginalRelevance | None = None,
     calibrated: bool = True,
     items: pl.DataFrame | Path | str | None = None,
+    blend: bool = False,
 ) -> TrainedRun:
     """Returns a run's dataset, catalog and model, ready to recommend.
 
@@ -310,6 +320,7 @@ def load_trained(
         calibrated: Whether to show calibrated probabilities where the run has a ``calibration.json``.
         items: What conditions read beside the catalogue's own columns, today's stock say; see
             ``TrainedRun.with_items``, which takes newer values without loading the model again.
+        blend: Whether the run's blend ranks instead of the model alone; probabilities are then the blend's own.
 
     Raises:
         ConfigError: if a setting cannot be honoured.
@@ -354,7 +365,33 @@ def load_trained(
         num_parameters=num_parameters,
     )
     trained = trained if items is None else trained.with_items(items)
+    if blend:
+        options = {"batch_size": batch_size, "device": device, "dtype": dtype}
+        others = model_loader(**options, allow_catalog_change=allow_catalog_change)
+        return _with_blend(trained, run, others, device)
     return _with_calibration(trained, run) if calibrated else trained
+
+
+def model_loader(**options: Any) -> LoadModel:
+    """Returns what loads the language models of a blend, from a run's folder to its recommender.
+
+    Args:
+        options: Of ``load_trained``.
+    """
+    return lambda folder: load_trained(folder, calibrated=False, **options).recommender
+
+
+def _with_blend(trained: TrainedRun, run: Run, others: LoadModel, device: str) -> TrainedRun:
+    """Returns the same run ranked by its blend; the run's own model is not loaded twice."""
+    if trained.identity["quota"] is not None or trained.identity["mmr"] is not None:
+        raise ConfigError("a blend ranks without quotas and MMR; leave them out, or load the run without the blend")
+
+    def load_model(folder: Path) -> LanguageModelRecommender:
+        return trained.recommender if folder == run.folder else others(folder)
+
+    blended = load_blend(run, load_model, device=device)
+    identity = {**trained.identity, "blend": file_hash(run.path("blend.json"))}
+    return replace(trained, blend=blended, identity=identity)
 
 
 def save_calibration(folder: Path | str, trained: TrainedRun, calibration: Calibration) -> Path:

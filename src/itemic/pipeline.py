@@ -18,7 +18,7 @@ from itemic.baselines.stage import baselines, load_rows
 from itemic.core.config import config_to_mapping
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ArtifactError, ConfigError
-from itemic.core.files import atomic_path
+from itemic.core.files import atomic_path, read_json
 from itemic.core.ranking import Recommender
 from itemic.core.run import Run, StageResult
 from itemic.core.trained_model import ModelChoice, TrainedModel, find_model
@@ -27,7 +27,9 @@ from itemic.embed.embed import embed
 from itemic.evaluate.evaluate import RowFacts, evaluate_all
 from itemic.evaluate.report.focus import BEFORE_RL, OWN_NAME
 from itemic.evaluate.report.report import report
-from itemic.inference import TrainedRun, load_trained
+from itemic.hybrid.config import DENSE_HEAD
+from itemic.hybrid.stage import LoadModel, blend, load_blend
+from itemic.inference import TrainedRun, load_trained, model_loader
 from itemic.recipe import ComparisonConfig, Recipe
 from itemic.sid.tokenize import tokenize
 from itemic.sid.vectors import read_embeddings
@@ -41,12 +43,18 @@ __all__ = ["STAGES", "evaluate", "recipe_stages", "run_recipe", "run_stage"]
 log = logging.getLogger("itemic")
 
 _RECIPE_NAME = "recipe.yaml"
-_OPTIONAL_STAGES = ("align", "collaborative", "sft", "rl")
+_OPTIONAL_STAGES = ("align", "collaborative", "sft", "rl", "blend")
 _MODEL_NAMES = {"model": OWN_NAME, "before_rl": BEFORE_RL}
 
 
 def evaluate(
-    config: ComparisonConfig, run: Run, *, seed: int, has_model: bool = True, force: bool = False
+    config: ComparisonConfig,
+    run: Run,
+    *,
+    seed: int,
+    has_model: bool = True,
+    has_blend: bool = False,
+    force: bool = False,
 ) -> StageResult:
     """Returns the stage's result after writing ``metrics.json`` and ``rankings/`` for the model and the baselines.
 
@@ -58,6 +66,7 @@ def evaluate(
         run: Holds dataset, catalog, model and baselines.
         seed: The run's seed.
         has_model: Whether there is a language model to evaluate; without it the baselines stand alone.
+        has_blend: Whether the run's blend is evaluated too, first of all.
         force: Evaluates even where nothing changed.
 
     Raises:
@@ -75,6 +84,8 @@ def evaluate(
     if run.path("embeddings.safetensors").exists():
         inputs["embeddings"] = run.path("embeddings.safetensors")
     inputs |= {key: model.path for key, model in models.items()}
+    if has_blend:
+        inputs["blend"] = run.require("blend.json", "blend")
 
     def work() -> dict[str, Any]:
         dataset = Dataset.load(inputs["dataset"])
@@ -82,8 +93,12 @@ def evaluate(
         rows = load_rows(run, device=config.device).values()
         facts = {each.recommender.name: _model_facts(config, run, each) for each in trained}
         facts |= {row.baseline.name: _row_facts(row.card) for row in rows}
+        blended: list[Recommender] = []
+        if has_blend:
+            blended.append(load_blend(run, _model_loader(config), device=config.device))
+            facts[blended[0].name] = _blend_facts(run)
         answering = [_answering(config, run, each) for each in trained]
-        recommenders = [*answering, *(row.baseline for row in rows)]
+        recommenders = [*blended, *answering, *(row.baseline for row in rows)]
         figures = evaluate_all(
             recommenders,
             dataset,
@@ -103,7 +118,7 @@ def evaluate(
     return run.stage(
         "evaluate",
         work,
-        config={**config_to_mapping(config), "has_model": has_model},
+        config={**config_to_mapping(config), "has_model": has_model, "has_blend": has_blend},
         inputs=inputs,
         outputs=["metrics.json", "rankings"],
         seed=seed,
@@ -134,6 +149,25 @@ def _vectors(path: Path | None, dataset: Dataset) -> np.ndarray | None:
     except ArtifactError as error:
         log.warning("%s. The diversity of lists is not measured without them", error)
         return None
+
+
+def _blend_facts(run: Run) -> RowFacts:
+    stage, card = run.manifest()["stages"]["blend"], read_json(run.path("blend.json"))
+    return RowFacts(
+        fit_s=stage["wall_time_s"],
+        num_parameters=card["num_parameters"],
+        settings=card["config"],
+        published=card["config"]["published"],
+    )
+
+
+def _model_loader(config: ComparisonConfig) -> LoadModel:
+    return model_loader(
+        batch_size=config.decode_batch_size,
+        device=config.device,
+        dtype=config.dtype,
+        allow_catalog_change=config.allow_catalog_change,
+    )
 
 
 def _answering(config: ComparisonConfig, run: Run, trained: TrainedRun) -> Recommender:
@@ -209,9 +243,27 @@ def _baselines(recipe: Recipe, run: Run, force: bool) -> StageResult:
     return baselines(recipe.baselines, run, seed=recipe.seed, exclude_history=exclude_history, force=force)
 
 
+def _blend(recipe: Recipe, run: Run, force: bool) -> StageResult:
+    if recipe.blend is None:
+        raise ConfigError("blend: the recipe has no section blend; blend={} takes its defaults")
+    _baselines(recipe, run, False)
+    return blend(
+        recipe.blend,
+        run,
+        _model_loader(recipe.evaluate),
+        seed=recipe.seed,
+        exclude_history=recipe.evaluate.exclude_history,
+        device=recipe.evaluate.device,
+        force=force,
+    )
+
+
 def _evaluate(recipe: Recipe, run: Run, force: bool) -> StageResult:
     _baselines(recipe, run, False)
-    return evaluate(recipe.evaluate, run, seed=recipe.seed, has_model=recipe.sft is not None, force=force)
+    if recipe.blend is not None:
+        _blend(recipe, run, False)
+    has_model, has_blend = recipe.sft is not None, recipe.blend is not None
+    return evaluate(recipe.evaluate, run, seed=recipe.seed, has_model=has_model, has_blend=has_blend, force=force)
 
 
 STAGES: dict[str, Callable[[Recipe, Run, bool], StageResult]] = {
@@ -223,6 +275,7 @@ STAGES: dict[str, Callable[[Recipe, Run, bool], StageResult]] = {
     "sft": _sft,
     "rl": _rl,
     "baselines": _baselines,
+    "blend": _blend,
     "evaluate": _evaluate,
     "report": lambda recipe, run, force: report(recipe.report, run, seed=recipe.seed, force=force),
 }
@@ -297,6 +350,7 @@ def _is_in(recipe: Recipe, name: str) -> bool:
             (reads_catalog and codes_need_vectors)
             or (recipe.sft is not None and recipe.sft.new_rows == "codebook")
             or any("vectors" in needs for needs in _needs(recipe))
+            or (recipe.blend is not None and DENSE_HEAD in recipe.blend.members)
         )
     return name in {field.name for field in dataclasses.fields(recipe)}
 

@@ -20,6 +20,7 @@ from itemic.embed.embed import EmbedConfig
 from itemic.evaluate.compare.published import check_published
 from itemic.evaluate.protocol import EvaluateConfig
 from itemic.evaluate.report.report import ReportConfig
+from itemic.hybrid.config import BlendConfig
 from itemic.model.precision import Precision
 from itemic.sid.tokenize import TokenizeConfig
 from itemic.train.rl.config import RlConfig
@@ -89,6 +90,9 @@ class Recipe:
     baselines: Mapping[str, BaselineRow] = field(default_factory=lambda: dict(_default_rows()))
     """Recommenders fitted to the same training part, a row of the table each; ``[popularity, sasrec]`` is short for
     rows of these kinds with their defaults, and ``{}`` leaves the model alone."""
+    blend: BlendConfig | None = None
+    """The model, rows of the baselines and further runs' models weighed into one recommender, which is evaluated as a
+    row of its own; left out by default."""
     evaluate: ComparisonConfig = field(default_factory=ComparisonConfig)
     """Figures of the model and of every baseline."""
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -101,6 +105,8 @@ class Recipe:
                 "the section collaborative, {kind: svd} say"
             )
         check_row_names(self.baselines)
+        if self.blend is not None:
+            _check_blend(self.blend, self.baselines, has_model=self.sft is not None)
         check_published(
             self.evaluate.benchmark, [self.evaluate.published, *(row.published for row in self.baselines.values())]
         )
@@ -128,6 +134,16 @@ _DEFAULT_ROWS = ("popularity", "repeat-last", "item-knn", "covisit-knn", "ease",
 
 def _default_rows() -> Mapping[str, BaselineRow]:
     return {kind: BaselineRow(settings=BASELINES[kind].settings()) for kind in _DEFAULT_ROWS}
+
+
+def _check_blend(blend: BlendConfig, rows: Mapping[str, BaselineRow], *, has_model: bool) -> None:
+    unknown = [name for name in blend.rows if name not in rows]
+    if unknown:
+        raise ConfigError(
+            f"blend.members: {unknown[0]!r} is no row of baselines; there are model, dense-head, {', '.join(rows)}"
+        )
+    if blend.needs_model and not has_model:
+        raise ConfigError("blend.members names the model, which sft: null leaves out")
 
 
 def _check_rl_tasks(config: RlConfig, mode: str) -> None:

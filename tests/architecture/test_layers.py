@@ -21,8 +21,9 @@ BELOW = {
     "evaluate": {"core", "data", "embed", "sid", "language", "model", "decode"},
 }
 BELOW["baselines"] = BELOW["evaluate"] | {"evaluate"}
+BELOW["hybrid"] = BELOW["baselines"] | {"baselines"}
 BELOW["train"] = BELOW["baselines"] | {"baselines"}
-BELOW["recipe"] = BELOW["train"] | {"train"}
+BELOW["recipe"] = BELOW["train"] | {"train", "hybrid"}
 BELOW["inference"] = BELOW["recipe"]
 BELOW["titled"] = BELOW["recipe"] | {"inference"}
 BELOW["pipeline"] = BELOW["recipe"] | {"recipe", "inference", "titled"}

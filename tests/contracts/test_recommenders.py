@@ -17,6 +17,7 @@ from itemic.core.errors import ArtifactError, DataError
 from itemic.core.ranking import Recommender
 from itemic.decode import LanguageModelRecommender
 from itemic.evaluate import check_recommendations
+from itemic.hybrid import Blend, FeatureSet, LanguageMember, RowMember, SearchedBlend
 from itemic.language import Renderer, Spelling
 from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer
 from itemic.sid import Catalog
@@ -44,10 +45,26 @@ def fit(kind: str, dataset: Dataset) -> Baseline:
     return fit_baseline(kind, dataset, seed=0, materials=Materials(dataset=dataset, vectors=vectors, catalog=catalog))
 
 
+def make_blend(dataset: Dataset, *, searched: bool) -> Recommender:
+    """An untrained decoder with co-visits and text, by weights that were not fitted."""
+    model = make_language_model(dataset, UNIQUE_CODES, "itemic", shares=False)
+    members = [LanguageMember("model", [model], NUM_ITEMS, NUM_ITEMS)]
+    members += [RowMember(kind, fit(kind, dataset)) for kind in ("covisit-knn", "text-knn")]
+    features = FeatureSet.measure(members, [[0, 1], [5]], np.arange(NUM_ITEMS))
+    weights = {name: 0.1 * place for place, name in enumerate(features.names, start=1)}
+    blend = Blend(members, features, weights, np.ones(NUM_ITEMS, dtype=bool))
+    if not searched:
+        return blend
+    blend.name = "itemic blend, searched"
+    return SearchedBlend(blend, model.recommend_with_prior)
+
+
 UNIQUE_CODES = np.array([[item // 3, (item * 2) % 3] for item in range(NUM_ITEMS)])
 SHARED_CODES = np.array([[0, 0], [0, 1], [0, 0], [1, 3], [2, 2], [0, 0], [1, 3], [3, 3], [3, 0]])
 RECOMMENDERS: dict[str, Callable[[Dataset], Recommender]] = {
     **{kind: lambda dataset, kind=kind: fit(kind, dataset) for kind in BASELINES},
+    "blend": lambda dataset: make_blend(dataset, searched=False),
+    "blend_searched": lambda dataset: make_blend(dataset, searched=True),
     "itemic": lambda dataset: make_language_model(dataset, UNIQUE_CODES, "itemic", shares=False),
     "itemic_shared": lambda dataset: make_language_model(dataset, SHARED_CODES, "itemic, shared SIDs", shares=True),
 }

@@ -14,6 +14,7 @@ from itemic.baselines.popularity import Popularity, PopularityConfig
 from itemic.baselines.registry import BASELINES, Baseline, BaselineRow, fit_baseline, load_baseline
 from itemic.baselines.repeat_last import RepeatLast, RepeatLastConfig
 from itemic.baselines.sasrec import SASRec, SASRecConfig
+from itemic.baselines.text_knn import TextKNN, TextKNNConfig
 from itemic.baselines.tiger import TIGER, TIGERConfig
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "SASRec",
     "SASRecConfig",
     "TIGERConfig",
+    "TextKNN",
+    "TextKNNConfig",
     "fit_baseline",
     "load_baseline",
 ]

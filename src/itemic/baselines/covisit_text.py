@@ -14,9 +14,9 @@ from jaxtyping import Float
 
 from itemic.baselines.covisit_knn import CovisitKNN, CovisitKNNConfig
 from itemic.baselines.dense import DenseRecommender
-from itemic.baselines.interactions import history_matrix
+from itemic.baselines.text_knn import TextKNN, TextKNNConfig
 from itemic.core.dataset import Dataset
-from itemic.core.errors import ConfigError, DataError
+from itemic.core.errors import ConfigError
 from itemic.core.ranking import Histories
 
 __all__ = ["CovisitText", "CovisitTextConfig"]
@@ -46,14 +46,11 @@ class CovisitText(DenseRecommender):
 
     name = "Co-visit KNN + text"
 
-    def __init__(
-        self, covisits: CovisitKNN, vectors: Float[np.ndarray, "N D"], text_weight: float, text_decay: float
-    ) -> None:
-        super().__init__(len(vectors))
+    def __init__(self, covisits: CovisitKNN, text: TextKNN, text_weight: float) -> None:
+        super().__init__(text.num_items)
         self.covisits = covisits
-        self.vectors = vectors
+        self.text = text
         self.text_weight = text_weight
-        self.text_decay = text_decay
 
     @classmethod
     def fit(
@@ -76,18 +73,15 @@ class CovisitText(DenseRecommender):
             DataError: if there are no training interactions, or not one vector an item.
         """
         config = config or CovisitTextConfig()
-        if len(vectors) != dataset.num_items:
-            raise DataError(f"{len(vectors)} text vectors for {dataset.num_items} items")
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-        unit = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+        text = TextKNN.fit(dataset, vectors, seed=seed, config=TextKNNConfig(decay=config.text_decay))
         covisits = CovisitKNN.fit(dataset, seed=seed, config=config.covisits)
-        return cls(covisits, unit, config.text_weight, config.text_decay)
+        return cls(covisits, text, config.text_weight)
 
     def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Returns the co-visits' arrays, the vectors and the weights."""
         arrays, values = self.covisits.stored()
-        weights = {"text_weight": self.text_weight, "text_decay": self.text_decay}
-        return {**arrays, "vectors": self.vectors}, {**values, **weights}
+        weights = {"text_weight": self.text_weight, "text_decay": self.text.decay}
+        return {**arrays, "vectors": self.text.vectors}, {**values, **weights}
 
     @classmethod
     def restored(
@@ -95,13 +89,9 @@ class CovisitText(DenseRecommender):
     ) -> "CovisitText":
         """Returns the recommender of what ``stored`` gave."""
         covisits = CovisitKNN.restored(arrays, values)
-        return cls(covisits, arrays["vectors"], values["text_weight"], values["text_decay"])
+        return cls(covisits, TextKNN(arrays["vectors"], values["text_decay"]), values["text_weight"])
 
     def score(self, histories: Histories) -> Float[np.ndarray, "B N"]:
         """Returns co-visits plus weighted cosines; an empty history has no text and scores by popularity alone."""
-        weights = history_matrix(histories, self.num_items, self.text_decay)
-        mean = weights @ self.vectors
-        lengths = np.linalg.norm(mean, axis=1, keepdims=True)
-        cosine = (mean / np.where(lengths > 0, lengths, 1)) @ self.vectors.T
-        summed: np.ndarray = self.covisits.score(histories) + self.text_weight * cosine
+        summed: np.ndarray = self.covisits.score(histories) + self.text_weight * self.text.score(histories)
         return summed

@@ -15,7 +15,7 @@ from itemic.baselines.stored import read_fitted, write_fitted
 from itemic.core.errors import ArtifactError, DataError
 from itemic.core.ranking import Histories, Recommendations, check_histories, top_k
 
-__all__ = ["DenseRecommender"]
+__all__ = ["DenseRecommender", "concatenate_lists"]
 
 R = TypeVar("R", bound="DenseRecommender")
 
@@ -104,10 +104,11 @@ class DenseRecommender(ABC):
             rows = slice(start, start + step)
             scores = self.score(histories[rows])
             parts.append(top_k(scores, k, exclude and exclude[rows], allow and allow[rows]))
-        return _concatenate(parts)
+        return concatenate_lists(parts)
 
 
-def _concatenate(parts: Sequence[Recommendations]) -> Recommendations:
+def concatenate_lists(parts: Sequence[Recommendations]) -> Recommendations:
+    """Returns the lists of several batches as one, at least one batch and all of one length."""
     return Recommendations(
         item_index=np.concatenate([part.item_index for part in parts]),
         score=np.concatenate([part.score for part in parts]),

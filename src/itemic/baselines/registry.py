@@ -19,6 +19,7 @@ from itemic.baselines.materials import Materials
 from itemic.baselines.popularity import Popularity, PopularityConfig
 from itemic.baselines.repeat_last import RepeatLast, RepeatLastConfig
 from itemic.baselines.sasrec import SASRec, SASRecConfig
+from itemic.baselines.text_knn import TextKNN, TextKNNConfig
 from itemic.baselines.tiger import TIGER, TIGERConfig
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError
@@ -83,12 +84,17 @@ def _fit_tiger(given: Materials, config: TIGERConfig, seed: int) -> TIGER:
     return TIGER.fit(given, seed=seed, config=config)
 
 
+def _fit_text_knn(given: Materials, config: TextKNNConfig, seed: int) -> TextKNN:
+    return TextKNN.fit(given.dataset, given.require_vectors(config.kind), seed=seed, config=config)
+
+
 BaselineSettings = Annotated[
     PopularityConfig
     | RepeatLastConfig
     | ItemKNNConfig
     | CovisitKNNConfig
     | CovisitTextConfig
+    | TextKNNConfig
     | EASEConfig
     | SASRecConfig
     | TIGERConfig,
@@ -102,6 +108,7 @@ BASELINES: Mapping[str, BaselineKind] = MappingProxyType(
         "repeat-last": _of_dataset(RepeatLast, RepeatLastConfig),
         "item-knn": _of_dataset(ItemKNN, ItemKNNConfig),
         "covisit-knn": _of_dataset(CovisitKNN, CovisitKNNConfig),
+        "text-knn": BaselineKind(TextKNNConfig, _fit_text_knn, TextKNN.load, ("vectors",)),
         "covisit-text": BaselineKind(CovisitTextConfig, _fit_covisit_text, CovisitText.load, ("vectors",)),
         "ease": _of_dataset(EASE, EASEConfig),
         "sasrec": _of_dataset(SASRec, SASRecConfig),

@@ -52,6 +52,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
             "sft",
             "rl",
             "baselines",
+            "blend",
             "evaluate",
             "report",
         )

@@ -28,6 +28,7 @@ one stage of a run folder (--run FOLDER --recipe RECIPE and the stage's own flag
   sft               a model learns to speak semantic IDs
   rl                the model learns from its own answers, after sft
   baselines         fit the recommenders that the model has to beat, row by row
+  blend             weigh the model and baselines into one recommender
   evaluate          figures for the model and the baselines
   report            one offline page
 

@@ -30,6 +30,7 @@ def run_recommend(argv: list[str]) -> None:
         **model_settings(arguments),
         calibrated=not arguments.uncalibrated,
         items=arguments.items,
+        blend=arguments.blend,
         **_diversity(arguments),
     )
     if arguments.users is None:
@@ -79,6 +80,7 @@ def _make_parser() -> argparse.ArgumentParser:
         help="whether items of the history are left out (default: if the dataset holds no repeats)",
     )
     _add_diversity_flags(parser)
+    parser.add_argument("--blend", action="store_true", help="rank by the run's blend instead of the model alone")
     parser.add_argument("--json", action="store_true", help="print results as JSON")
     add_table_flags(parser)
     return parser

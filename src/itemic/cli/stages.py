@@ -137,6 +137,7 @@ def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
 
     from itemic.baselines.item_vectors import SvdVectorsConfig
     from itemic.data.prepare import PrepareConfig
+    from itemic.hybrid.config import BlendConfig
     from itemic.recipe import Recipe, load_recipe
     from itemic.train.rl.config import RlConfig
 
@@ -150,8 +151,8 @@ def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
                 raise ConfigError(f"itemic baselines: {rest[0]}: settings of baselines are in the recipe, row by row")
             return recipe
         section = getattr(recipe, name)
-        if section is None and name == "rl":
-            section = RlConfig()
+        if section is None and name in ("rl", "blend"):
+            section = RlConfig() if name == "rl" else BlendConfig()
         if section is None:
             raise ConfigError(f"{path}: has no section {name}")
         return replace(recipe, **{name: _parse_section(section, name, common, rest)})
@@ -159,7 +160,7 @@ def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
         return Recipe(prepare=tyro.cli(PrepareConfig, prog=f"itemic {name}", description=common, args=rest))
     if help_only:
         makers: dict[str, Any] = {field.name: field.default_factory for field in fields(Recipe)}
-        makers |= {"align": makers["sft"], "collaborative": SvdVectorsConfig, "rl": RlConfig}
+        makers |= {"align": makers["sft"], "collaborative": SvdVectorsConfig, "rl": RlConfig, "blend": BlendConfig}
         _parse_section(makers[name](), name, common, rest)
     if known.run is not None and name == "tokenize" and (known.run / "catalog").is_dir():
         raise ConfigError(

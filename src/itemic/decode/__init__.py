@@ -4,8 +4,9 @@
 columns say of it, ``policy`` what is asked of a model. ``prefill`` reads prompts, ``scoring`` has the normalisers,
 ``walk`` goes down the tree level by level (``candidates`` is one step), ``beam`` is the search and ``naive`` its slow
 twin. ``stochastic`` draws samples by the ``noise`` of a seed, ``diversity`` makes lists of unlike items, ``think`` lets
-a model write a thought first, ``domains`` puts several catalogues behind one model. ``recommender`` is the door that
-the rest of itemic uses; ``adapters`` are those for transformers' ``generate`` and for vLLM.
+a model write a thought first, ``domains`` puts several catalogues behind one model. ``prior`` adds
+what is known of items from elsewhere to the search. ``recommender`` is the door that the rest of itemic uses;
+``adapters`` are those for transformers' ``generate`` and for vLLM.
 """
 
 from itemic.decode.beam import BeamResult, constrained_beam_search
@@ -15,6 +16,7 @@ from itemic.decode.domains import Domain, DomainForest, DomainRecommendations, r
 from itemic.decode.filters import ItemFilter
 from itemic.decode.grounding import GroundedTitleRecommender
 from itemic.decode.policy import CatalogPolicy, Policy
+from itemic.decode.prior import PriorResult, search_with_prior
 from itemic.decode.recommender import LanguageModelRecommender, top_probabilities
 from itemic.decode.stochastic import (
     DistinctSamples,
@@ -41,6 +43,7 @@ __all__ = [
     "Normalization",
     "Policy",
     "PrefixQuota",
+    "PriorResult",
     "Samples",
     "ThinkConfig",
     "Thoughts",
@@ -54,6 +57,7 @@ __all__ = [
     "rerank_by_mmr",
     "sample_with_replacement",
     "sample_without_replacement",
+    "search_with_prior",
     "think_then_recommend",
     "top_probabilities",
 ]

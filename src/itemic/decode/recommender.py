@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from itemic.core.errors import ConfigError, DataError
@@ -21,6 +21,7 @@ from itemic.decode.filters import ItemFilter
 from itemic.decode.item_sets import ItemSet
 from itemic.decode.policy import CatalogPolicy
 from itemic.decode.prefill import PrefixMemory, check_numbers
+from itemic.decode.prior import search_with_prior
 from itemic.decode.think import ThinkConfig, Thoughts, think_then_recommend
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Normalization, check_normalization
@@ -201,6 +202,86 @@ class LanguageModelRecommender:
             ConfigError: as ``recommend``.
         """
         return _num_allowed(self._trie, num_requests, self._filter(num_requests, exclude, allow, where))
+
+    def allowed_items(
+        self,
+        num_requests: int,
+        exclude: Histories | None = None,
+        allow: Histories | None = None,
+        where: Sequence[Where | None] | None = None,
+    ) -> Bool[np.ndarray, "B N"]:
+        """Returns which items of the catalogue each request may get; retired items are none.
+
+        Raises:
+            DataError: as ``recommend``.
+            ConfigError: as ``recommend``.
+        """
+        mask = np.zeros((num_requests, self._num_items), dtype=bool)
+        slot = torch.arange(self._trie.num_items, device=self._trie.item_of_slot.device).expand(num_requests, -1)
+        allowed = self._filter(num_requests, exclude, allow, where)
+        mask[:, self._trie.item_of_slot.cpu().numpy()] = True if allowed is None else allowed.allows(slot).cpu().numpy()
+        return mask
+
+    def recommend_with_prior(
+        self,
+        histories: Histories,
+        k: int,
+        weight: float,
+        prior: Float[np.ndarray, "B N"],
+        allowed: Bool[np.ndarray, "B N"],
+    ) -> Recommendations:
+        """Returns the ``k`` items of the highest weight * log p(item) + prior; see ``decode.prior``.
+
+        Args:
+            histories: B histories.
+            k: Length of each list.
+            weight: Of the log-probabilities, above 0.
+            prior: For each history and item.
+            allowed: Items that may appear.
+
+        Raises:
+            DataError: if an item index is not in the catalog or ``k`` is less than 1.
+            ConfigError: if the weight is not above 0.
+        """
+        if k < 1:
+            raise DataError(f"k must be at least 1, found {k}")
+        check_histories(histories, self._num_items)
+        found = search_with_prior(
+            self._model,
+            [self._prompt(history) for history in histories],
+            self._trie,
+            torch.from_numpy(np.where(allowed, prior, -np.inf)),
+            k,
+            num_beams=self._num_beams,
+            weight=weight,
+            normalize=self._normalize,
+            batch_size=self._batch_size,
+            memory=self._memory,
+        )
+        return Recommendations(
+            item_index=found.item.cpu().numpy(),
+            score=found.score.double().cpu().numpy(),
+            num_tied_beyond=found.num_tied_beyond.cpu().numpy(),
+            num_allowed=allowed.sum(axis=1),
+        )
+
+    @torch.no_grad()
+    def prompt_states(self, histories: Histories) -> Float[np.ndarray, "B D"]:
+        """Returns the model's state after each history's prompt, from which the first code is predicted.
+
+        Raises:
+            DataError: if an item index is not in the catalog.
+        """
+        check_histories(histories, self._num_items)
+        prompts = [self._prompt(history) for history in histories]
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+        states: dict[int, np.ndarray] = {}
+        self._memory.learn(prompts)
+        for start in range(0, len(order), self._batch_size):
+            rows = order[start : start + self._batch_size]
+            hidden = self._memory.read([prompts[row] for row in rows]).hidden.float().cpu().numpy()
+            states.update(zip(rows, hidden, strict=True))
+        return np.stack([states[row] for row in range(len(prompts))])
 
     def after_thinking(
         self, prompt: Callable[[Sequence[int]], Sequence[int]], frame: ThoughtTokens, config: ThinkConfig | None = None
