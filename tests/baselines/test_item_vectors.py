@@ -12,7 +12,7 @@ from itemic.baselines.item_vectors import (
     collaborative,
     item_vectors,
 )
-from itemic.baselines.sasrec import SASRecConfig
+from itemic.baselines.sequential import SASRecConfig
 from itemic.core.config import config_from_mapping
 from itemic.core.errors import ConfigError, DataError
 from itemic.core.run import Run

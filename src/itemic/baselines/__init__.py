@@ -13,22 +13,39 @@ from itemic.baselines.materials import Materials
 from itemic.baselines.popularity import Popularity, PopularityConfig
 from itemic.baselines.registry import BASELINES, Baseline, BaselineRow, fit_baseline, load_baseline
 from itemic.baselines.repeat_last import RepeatLast, RepeatLastConfig
-from itemic.baselines.sasrec import SASRec, SASRecConfig
+from itemic.baselines.sequential import (
+    HSTU,
+    Caser,
+    CaserConfig,
+    GRU4Rec,
+    GRU4RecConfig,
+    HSTUConfig,
+    SASRec,
+    SASRecBCE,
+    SASRecBCEConfig,
+    SASRecConfig,
+)
 from itemic.baselines.text_knn import TextKNN, TextKNNConfig
 from itemic.baselines.tiger import TIGER, TIGERConfig
 
 __all__ = [
     "BASELINES",
     "EASE",
+    "HSTU",
     "TIGER",
     "Baseline",
     "BaselineRow",
+    "Caser",
+    "CaserConfig",
     "CovisitKNN",
     "CovisitKNNConfig",
     "CovisitText",
     "CovisitTextConfig",
     "DenseRecommender",
     "EASEConfig",
+    "GRU4Rec",
+    "GRU4RecConfig",
+    "HSTUConfig",
     "ItemKNN",
     "ItemKNNConfig",
     "Materials",
@@ -37,6 +54,8 @@ __all__ = [
     "RepeatLast",
     "RepeatLastConfig",
     "SASRec",
+    "SASRecBCE",
+    "SASRecBCEConfig",
     "SASRecConfig",
     "TIGERConfig",
     "TextKNN",

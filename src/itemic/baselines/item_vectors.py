@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from itemic.baselines.ease import EASE, EASEConfig
 from itemic.baselines.interactions import TrainingLog, count_covisits
-from itemic.baselines.sasrec import SASRec, SASRecConfig
+from itemic.baselines.sequential import SASRec, SASRecConfig
 from itemic.core.config import config_to_mapping
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError, DataError

@@ -18,7 +18,18 @@ from itemic.baselines.item_knn import ItemKNN, ItemKNNConfig
 from itemic.baselines.materials import Materials
 from itemic.baselines.popularity import Popularity, PopularityConfig
 from itemic.baselines.repeat_last import RepeatLast, RepeatLastConfig
-from itemic.baselines.sasrec import SASRec, SASRecConfig
+from itemic.baselines.sequential import (
+    HSTU,
+    Caser,
+    CaserConfig,
+    GRU4Rec,
+    GRU4RecConfig,
+    HSTUConfig,
+    SASRec,
+    SASRecBCE,
+    SASRecBCEConfig,
+    SASRecConfig,
+)
 from itemic.baselines.text_knn import TextKNN, TextKNNConfig
 from itemic.baselines.tiger import TIGER, TIGERConfig
 from itemic.core.dataset import Dataset
@@ -80,12 +91,12 @@ def _fit_covisit_text(given: Materials, config: CovisitTextConfig, seed: int) ->
     return CovisitText.fit(given.dataset, given.require_vectors(config.kind), seed=seed, config=config)
 
 
-def _fit_tiger(given: Materials, config: TIGERConfig, seed: int) -> TIGER:
-    return TIGER.fit(given, seed=seed, config=config)
-
-
 def _fit_text_knn(given: Materials, config: TextKNNConfig, seed: int) -> TextKNN:
     return TextKNN.fit(given.dataset, given.require_vectors(config.kind), seed=seed, config=config)
+
+
+def _fit_tiger(given: Materials, config: TIGERConfig, seed: int) -> TIGER:
+    return TIGER.fit(given, seed=seed, config=config)
 
 
 BaselineSettings = Annotated[
@@ -96,7 +107,11 @@ BaselineSettings = Annotated[
     | CovisitTextConfig
     | TextKNNConfig
     | EASEConfig
+    | GRU4RecConfig
+    | CaserConfig
+    | SASRecBCEConfig
     | SASRecConfig
+    | HSTUConfig
     | TIGERConfig,
     pydantic.Field(discriminator="kind"),
 ]
@@ -111,7 +126,11 @@ BASELINES: Mapping[str, BaselineKind] = MappingProxyType(
         "text-knn": BaselineKind(TextKNNConfig, _fit_text_knn, TextKNN.load, ("vectors",)),
         "covisit-text": BaselineKind(CovisitTextConfig, _fit_covisit_text, CovisitText.load, ("vectors",)),
         "ease": _of_dataset(EASE, EASEConfig),
+        "gru4rec": _of_dataset(GRU4Rec, GRU4RecConfig),
+        "caser": _of_dataset(Caser, CaserConfig),
+        "sasrec-bce": _of_dataset(SASRecBCE, SASRecBCEConfig),
         "sasrec": _of_dataset(SASRec, SASRecConfig),
+        "hstu": _of_dataset(HSTU, HSTUConfig),
         "tiger": BaselineKind(TIGERConfig, _fit_tiger, TIGER.load, ("catalog",)),
     }
 )

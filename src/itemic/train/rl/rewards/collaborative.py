@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from itemic.baselines.interactions import TrainingLog
-from itemic.baselines.sasrec import SASRec, SASRecConfig
+from itemic.baselines.sequential import SASRec, SASRecConfig
 from itemic.core.config import config_to_mapping
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ArtifactError

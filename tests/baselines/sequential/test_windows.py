@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itemic.baselines.interactions import TrainingLog
-from itemic.baselines.windows import Windows
+from itemic.baselines.sequential.windows import Windows
 from itemic.core.errors import DataError
 
 
@@ -53,11 +53,11 @@ def test_batches_hold_every_window_once_and_keep_to_their_size(lengths, batch_to
 def test_a_batch_is_padded_to_the_right():
     log = make_log([3, 5])
     windows = Windows(np.array([0, 3]), np.array([2, 4]))
-    items, targets, real = windows.load(log, np.array([0, 1]))
-    assert real.tolist() == [[True, True, False, False], [True] * 4]
-    assert items[real].tolist() == [0, 1, 3, 4, 5, 6]
-    assert targets[real].tolist() == [1, 2, 4, 5, 6, 7]
-    assert items.dtype == targets.dtype == torch.int64
+    batch = windows.load(log, np.array([0, 1]))
+    assert batch.scored.tolist() == [[True, True, False, False], [True] * 4]
+    assert batch.items[batch.scored].tolist() == [0, 1, 3, 4, 5, 6]
+    assert batch.targets.tolist() == [1, 2, 4, 5, 6, 7]
+    assert batch.items.dtype == batch.targets.dtype == torch.int64
 
 
 def test_sequences_of_one_item_teach_nothing():

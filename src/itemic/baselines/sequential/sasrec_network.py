@@ -10,12 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from itemic.baselines.sequential.network import CausalNetwork
+
 __all__ = ["SasrecNetwork"]
 
 _INIT_STD = 0.02
 
 
-class SasrecNetwork(nn.Module):
+class SasrecNetwork(CausalNetwork):
     """Reads a sequence of items; its state at each position scores every item as the next one.
 
     Deviations from the paper: positions enter as a learned bias a distance and head (as in T5), since a window starts
@@ -42,9 +44,9 @@ class SasrecNetwork(nn.Module):
         normed: Tensor = self.norm(state)
         return normed
 
-    def logits(self, state: Float[Tensor, "n D"]) -> Float[Tensor, "n N"]:
-        """Returns the score of every item as the next one."""
-        return state @ self.items.weight.T
+    def output(self) -> tuple[Float[Tensor, "N D"], None]:
+        """Returns the item table: the output layer is tied to it."""
+        return self.items.weight, None
 
 
 class _Block(nn.Module):

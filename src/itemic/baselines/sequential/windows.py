@@ -1,16 +1,35 @@
 """Training windows of sequences: every target once an epoch, batches of like lengths; knows no network."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
+from jaxtyping import Int
 
 from itemic.baselines.interactions import TrainingLog
+from itemic.baselines.sequential.batch import Batch
 from itemic.core.errors import DataError
 
-__all__ = ["Windows"]
+__all__ = ["WindowLessons", "Windows"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WindowLessons:
+    """The training sequences as windows that are cut anew every epoch."""
+
+    log: TrainingLog
+    """Training interactions."""
+    max_length: int
+    """Most targets in a window."""
+    batch_tokens: int
+    """Targets of a step, about."""
+
+    def epoch(self, rng: np.random.Generator) -> tuple[int, Iterator[Batch]]:
+        """Returns the number of batches and the batches."""
+        windows = Windows.cut(self.log, self.max_length, rng)
+        parts = windows.batches(self.batch_tokens, rng)
+        return len(parts), (windows.load(self.log, rows) for rows in parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +78,16 @@ class Windows:
         parts = np.split(by_length, np.flatnonzero(np.diff(batch)) + 1)
         return [parts[index] for index in rng.permutation(len(parts))]
 
-    def load(
-        self, log: TrainingLog, rows: Int[np.ndarray, "b"]
-    ) -> tuple[Int[Tensor, "b T"], Int[Tensor, "b T"], Bool[Tensor, "b T"]]:
-        """Returns inputs and targets of some windows, padded to the right, and which positions are real."""
+    def load(self, log: TrainingLog, rows: Int[np.ndarray, "b"]) -> Batch:
+        """Returns inputs and targets of some windows, padded to the right."""
         longest = int(self.length[rows].max())
         real = np.arange(longest) < self.length[rows, None]
         place = np.where(real, self.start[rows, None] + np.arange(longest), 0)
-        return torch.from_numpy(log.item[place]), torch.from_numpy(log.item[place + real]), torch.from_numpy(real)
+        return Batch(
+            items=torch.from_numpy(log.item[place]),
+            scored=torch.from_numpy(real),
+            targets=torch.from_numpy(log.item[place + 1][real]),
+        )
 
 
 def _targets_by_user(log: TrainingLog) -> tuple[Int[np.ndarray, "u"], Int[np.ndarray, "u"]]:
