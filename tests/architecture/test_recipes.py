@@ -7,10 +7,12 @@ import pytest
 from itemic.core.errors import ConfigError
 from itemic.recipe import load_recipe
 
-ROOT = Path(__file__).parents[2]
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted([*RECIPES.glob("*.yaml"), *RECIPES.glob("llm/*.yaml")]), ids=lambda path: path.stem
+)
 def test_recipes_validate(path: Path) -> None:
     recipe = load_recipe(path, ("data=somewhere",))
     assert recipe.prepare.max_history == recipe.sft.max_history, "histories are cut to one length everywhere"
@@ -72,3 +74,17 @@ def test_changes_from_the_command_line_reach_nested_keys(tmp_path: Path) -> None
         load_recipe(write(tmp_path, SOURCE), ("sft",))
     with pytest.raises(ConfigError, match="seed holds a value"):
         load_recipe(write(tmp_path, SOURCE + "seed: 3\n"), ("seed.x=1",))
+
+
+def test_an_assistant_is_a_row_of_a_recipe_that_searches_titles(tmp_path: Path) -> None:
+    path = write(tmp_path, SOURCE)
+    with pytest.raises(ConfigError, match=r"titles\.assistant: needs answer: title-tree, found sid"):
+        load_recipe(path, ("evaluate.titles.assistant=sasrec",))
+    with pytest.raises(ConfigError, match=r"titles\.assistant: 'gru' is no row of baselines; there are popularity"):
+        load_recipe(path, ("evaluate.titles.assistant=gru", "evaluate.answer=title-tree"))
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("llm/*.yaml")), ids=lambda path: path.stem)
+def test_language_model_recipes_fit_a_small_decoder_too(path: Path) -> None:
+    recipe = load_recipe(path, ("data=somewhere", 'sft.backbone=""', "sft.words=4000", "sft.training.max_steps=0"))
+    assert recipe.sft.prompt_mode == "chat"
