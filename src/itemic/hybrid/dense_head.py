@@ -108,7 +108,7 @@ def fit_head(
     num_epochs: int = _NUM_EPOCHS,
 ) -> Float[np.ndarray, "D E"]:
     """Returns W, temperature included, after AdamW on the softmax cross-entropy of the targets over all items."""
-    inputs, items, wanted = (torch.from_numpy(each) for each in (states, vectors, target))
+    inputs, items, wanted = (torch.from_numpy(np.array(each)) for each in (states, vectors, target))
     head = torch.zeros(states.shape[1], vectors.shape[1], requires_grad=True)
     log_temperature = torch.tensor(float(np.log(20.0)), requires_grad=True)
     optimizer = torch.optim.AdamW([head, log_temperature], lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
