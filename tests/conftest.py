@@ -1,4 +1,4 @@
-"""Shape checks for every annotated function while tests run; nothing is timed. Fake and tiny models for many tests."""
+"""Shape checks for every annotated function while tests run; nothing is timed. Tiny models and data for many tests."""
 
 import os
 
@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import settings
@@ -24,6 +25,7 @@ settings.load_profile("untimed")
 install_import_hook("itemic", "beartype.beartype")
 
 # Modules are checked only if they are imported after the hook is there.
+from itemic.core.dataset import EXAMPLE_SCHEMA, INTERACTION_SCHEMA, ITEM_SCHEMA, Dataset  # noqa: E402
 from itemic.language.spelling import SidTokens, Spelling  # noqa: E402
 from itemic.model import DecoderConfig, SidModel, make_decoder, make_sid_tokenizer  # noqa: E402
 from itemic.sid import Catalog  # noqa: E402
@@ -169,5 +171,28 @@ def tiny_model() -> Callable[..., SidModel]:
             network.get_input_embeddings().weight.normal_(generator=torch.Generator().manual_seed(0))
         facts = {"prompt_mode": "sid-only", "prompt_version": "1", "catalog_version": ""}
         return SidModel(network.eval(), tokenizer, spelling, **facts)
+
+    return make
+
+
+@pytest.fixture
+def make_dataset() -> Callable[..., Dataset]:
+    def make(sequences: Sequence[Sequence[int]], num_items: int) -> Dataset:
+        """Leave-one-out: the last item of each sequence is test, the one before valid, the others are train."""
+        log, examples = [], {"train": [], "valid": [], "test": []}
+        for user, items in enumerate(sequences):
+            for position, item in enumerate(items):
+                split = {1: "test", 2: "valid"}.get(len(items) - position, "train")
+                log.append((f"u{user}", item, position, "view", split))
+                if position:
+                    examples[split].append((len(log), f"u{user}", list(items[:position]), item, position))
+        tables = {name: pl.DataFrame(rows, EXAMPLE_SCHEMA, orient="row") for name, rows in examples.items()}
+        catalogue = [(index, f"i{index}", f"title {index}", "") for index in range(num_items)]
+        return Dataset(
+            items=pl.DataFrame(catalogue, ITEM_SCHEMA, orient="row"),
+            interactions=pl.DataFrame(log, INTERACTION_SCHEMA, orient="row"),
+            info={"keeps_repeats": True},
+            **tables,
+        )
 
     return make

@@ -311,15 +311,12 @@ def load_trained(
         normalize: What scores are normalised over.
         batch_size: Prompts decoded at once.
         device: Where to compute.
-        dtype: Number format to compute in: ``auto`` (float32 on a CPU, bfloat16 on CUDA), ``float32``, ``bfloat16``
-            or ``int8``.
-        allow_catalog_change: Whether another catalog than the model was trained on will do. If it grew from that one,
-            items added since can be recommended, though the model never met them, and items retired since never are.
+        dtype: Number format to compute in; ``auto`` is float32 on a CPU, bfloat16 on CUDA.
+        allow_catalog_change: Whether another catalog than the model was trained on will do, one that grew since say.
         quota: At most so many items of a list under one prefix of codes.
         mmr: Re-ranks each list so that its items are unlike each other.
         calibrated: Whether to show calibrated probabilities where the run has a ``calibration.json``.
-        items: What conditions read beside the catalogue's own columns, today's stock say; see
-            ``TrainedRun.with_items``, which takes newer values without loading the model again.
+        items: What conditions read beside the catalogue's own columns, today's stock say; ``TrainedRun.with_items``.
         blend: Whether the run's blend ranks instead of the model alone; probabilities are then the blend's own.
 
     Raises:
@@ -351,14 +348,13 @@ def load_trained(
         trie_path=run.path("trie.safetensors"),
     )
     renderer = Renderer(sid_model.tokenizer, sid_model.spelling, catalog.codes, sid_model.prompt_mode)
-    identity = {"num_beams": num_beams, "normalize": normalize, "dtype": dtype}
-    identity |= _identity(run, catalog, chosen, quota, mmr)
+    settings = {"num_beams": num_beams, "normalize": normalize, "dtype": dtype}
     trained = TrainedRun(
         dataset,
         catalog,
         renderer,
         recommender,
-        identity,
+        settings | _identity(run, catalog, chosen, quota, mmr),
         max_history=chosen.max_history,
         precision=precision,
         stage=chosen.stage,
@@ -366,9 +362,7 @@ def load_trained(
     )
     trained = trained if items is None else trained.with_items(items)
     if blend:
-        options = {"batch_size": batch_size, "device": device, "dtype": dtype}
-        others = model_loader(**options, allow_catalog_change=allow_catalog_change)
-        return _with_blend(trained, run, others, device)
+        return _with_blend(trained, run, device, dtype, allow_catalog_change)
     return _with_calibration(trained, run) if calibrated else trained
 
 
@@ -381,10 +375,12 @@ def model_loader(**options: Any) -> LoadModel:
     return lambda folder: load_trained(folder, calibrated=False, **options).recommender
 
 
-def _with_blend(trained: TrainedRun, run: Run, others: LoadModel, device: str) -> TrainedRun:
+def _with_blend(trained: TrainedRun, run: Run, device: str, dtype: Precision, allow_catalog_change: bool) -> TrainedRun:
     """Returns the same run ranked by its blend; the run's own model is not loaded twice."""
     if trained.identity["quota"] is not None or trained.identity["mmr"] is not None:
         raise ConfigError("a blend ranks without quotas and MMR; leave them out, or load the run without the blend")
+    batch_size = trained.recommender.batch_size
+    others = model_loader(batch_size=batch_size, device=device, dtype=dtype, allow_catalog_change=allow_catalog_change)
 
     def load_model(folder: Path) -> LanguageModelRecommender:
         return trained.recommender if folder == run.folder else others(folder)

@@ -105,12 +105,12 @@ class Recipe:
                 "the section collaborative, {kind: svd} say"
             )
         check_row_names(self.baselines)
-        if self.blend is not None:
-            _check_blend(self.blend, self.baselines, has_model=self.sft is not None)
+        _check_answer(self.evaluate, self.baselines)
         check_published(
             self.evaluate.benchmark, [self.evaluate.published, *(row.published for row in self.baselines.values())]
         )
-        _check_answer(self.evaluate, self.baselines)
+        if self.blend is not None:
+            _check_blend(self.blend, self.baselines, has_model=self.sft is not None)
         if self.sft is None and (self.align is not None or self.rl is not None):
             raise ConfigError(f"{'align' if self.align else 'rl'} needs the section sft")
         if self.sft is not None and self.align is not None and self.align.backbone != self.sft.backbone:

@@ -7,11 +7,11 @@ from itemic.core.errors import ConfigError, DataError
 from itemic.core.ranking import Recommendations
 from itemic.hybrid.blend import Blend, SearchedBlend
 from itemic.hybrid.choices import make_choices
-from itemic.hybrid.features import FeatureSet
+from itemic.hybrid.features import FeatureSet, popularity_counts
 from itemic.hybrid.fit import fit_weights
 from itemic.hybrid.members import LanguageMember, complete_logprobs
 
-COUNTS = np.array([0, 1, 3, 7])
+COUNTS = {"log-popularity": np.array([0, 1, 3, 7])}
 
 
 class Table:
@@ -35,7 +35,7 @@ def make_blend(order: int = 1, num_items: int = 4) -> tuple[Blend, np.ndarray]:
     histories = [[int(item)] for item in rng.integers(num_items, size=200)]
     first = next(member for member in members if member.name == "model")
     target = (first.score(histories) + rng.gumbel(size=(200, num_items))).argmax(axis=1)
-    counts = np.arange(num_items)
+    counts = {"log-popularity": np.arange(num_items)}
     features = FeatureSet.measure(members, histories[:20], counts)
     active = np.ones(num_items, dtype=bool)
     table = make_choices(members, features, histories, target, active, max_candidates=max(num_items, 100), seed=0)
@@ -97,7 +97,10 @@ def test_a_drawn_table_finds_about_the_weights_of_the_whole_one():
     rng = np.random.default_rng(3)
     histories = [[int(item)] for item in rng.integers(600, size=400)]
     target = (0.8 * members[0].score(histories) + rng.gumbel(size=(400, 600))).argmax(axis=1)
-    features, active = FeatureSet.measure(members, histories[:20], np.arange(600)), np.ones(600, dtype=bool)
+    features, active = (
+        FeatureSet.measure(members, histories[:20], {"log-popularity": np.arange(600)}),
+        np.ones(600, dtype=bool),
+    )
     whole, drawn = (
         fit_weights(
             make_choices(members, features, histories, target, active, max_candidates=most, seed=0),
@@ -181,10 +184,18 @@ def test_the_search_under_a_prior_gets_the_rest_of_the_sum():
 def test_a_search_needs_one_language_model():
     blend, _ = make_blend()
     other = Table("other", 4, is_logprob=True)
-    features = FeatureSet.from_plain({**blend.features.epsilons, "other": []}, np.arange(4))
+    features = FeatureSet.from_plain({**blend.features.epsilons, "other": []}, {"log-popularity": np.arange(4)})
     weights = {**blend.weights, "other": 1.0}
     with pytest.raises(ConfigError, match="exactly one language model"):
         SearchedBlend(Blend([*blend.members, other], features, weights, blend.is_active), lambda *given: None)
     weights = {**blend.weights, "model": 0.0}
     with pytest.raises(ConfigError, match="weight is not above 0"):
         SearchedBlend(Blend(blend.members, blend.features, weights, blend.is_active), lambda *given: None)
+
+
+def test_popularity_is_counted_over_all_targets_and_over_the_newest(make_dataset):
+    """The newest fifth of ten targets is two; the newest twentieth is one."""
+    counts = popularity_counts(make_dataset([[0, 1, 2, 1, 3, 1, 2, 2, 1, 3, 0, 0, 0]], 4))
+    assert counts["log-popularity"].tolist() == [1, 4, 3, 2]
+    assert counts["log-popularity, newest 20%"].tolist() == [1, 0, 0, 1]
+    assert counts["log-popularity, newest 5%"].tolist() == [1, 0, 0, 0]

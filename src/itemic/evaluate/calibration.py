@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import isotonic_regression
 
 from itemic.core.calibration import Calibration
 from itemic.core.dataset import Dataset
@@ -132,6 +131,8 @@ def fit_curve(
         probability: What was stated, above 0.
         is_hit: What happened.
     """
+    from scipy.optimize import isotonic_regression  # half a second, which serving need not wait for
+
     order = np.argsort(probability, kind="stable")
     groups = np.array_split(order, max(1, len(order) // _POINTS_PER_KNOT))
     centre = np.array([np.exp(np.log(probability[group]).mean()) for group in groups]).clip(max=1.0)

@@ -21,7 +21,7 @@ from itemic.hybrid.blend import Blend, SearchedBlend
 from itemic.hybrid.choices import make_choices
 from itemic.hybrid.config import DENSE_HEAD, LANGUAGE_MODEL, BlendConfig
 from itemic.hybrid.dense_head import DenseHead
-from itemic.hybrid.features import FeatureSet, Member
+from itemic.hybrid.features import FeatureSet, Member, popularity_counts
 from itemic.hybrid.fit import fit_weights, ranking_figures
 from itemic.hybrid.members import LanguageMember, RowMember
 from itemic.sid.catalog import Catalog
@@ -75,7 +75,7 @@ def blend(
         members = _open_members(config, run, models, dataset, device=device)
         protocol = EvaluateConfig(split="valid", exclude_history=exclude_history, max_examples=config.max_examples)
         cases = evaluation_set(dataset, protocol, seed=seed)
-        fitted = _fit(config, members, cases, _active_items(run, dataset), seed)
+        fitted = _fit(config, members, cases, popularity_counts(dataset), _active_items(run, dataset), seed)
         fitted["num_parameters"] = len(fitted["weights"]) + sum(member.num_parameters for member in members)
         card = {"format": 1, "config": config_to_mapping(config), "made_from": _identities(config, run), **fitted}
         write_json(run.path(_FILE), card)
@@ -105,18 +105,23 @@ def load_blend(run: Run, load_model: LoadModel, *, device: str = "auto") -> Blen
     dataset = Dataset.load(run.require("dataset", "prepare"))
     models = _load_models(config, run, load_model)
     members = _open_members(config, run, models, dataset, device=device)
-    features = FeatureSet.from_plain(card["epsilons"], _train_counts(dataset))
+    features = FeatureSet.from_plain(card["epsilons"], popularity_counts(dataset))
     blended = Blend(members, features, card["weights"], _active_items(run, dataset), config.name)
     return SearchedBlend(blended, models[0].recommend_with_prior) if config.search == "prior" else blended
 
 
 def _fit(
-    config: BlendConfig, members: Sequence[Member], cases: EvaluationSet, is_active: Bool[np.ndarray, "N"], seed: int
+    config: BlendConfig,
+    members: Sequence[Member],
+    cases: EvaluationSet,
+    counts: Mapping[str, Int[np.ndarray, "N"]],
+    is_active: Bool[np.ndarray, "N"],
+    seed: int,
 ) -> dict[str, Any]:
     """Returns what the blend's file says beside its members."""
     rows = _usable(cases, is_active)
     histories, excluded = cases.histories(rows), cases.excluded(rows)
-    features = FeatureSet.measure(members, histories[:_NUM_MEASURED], cases.train_counts)
+    features = FeatureSet.measure(members, histories[:_NUM_MEASURED], counts)
     table = make_choices(
         members,
         features,
@@ -245,9 +250,3 @@ def _active_items(run: Run, dataset: Dataset) -> Bool[np.ndarray, "N"]:
         return np.ones(dataset.num_items, dtype=bool)
     active: np.ndarray = np.asarray(Catalog.load(run.path("catalog")).active)
     return active
-
-
-def _train_counts(dataset: Dataset) -> Int[np.ndarray, "N"]:
-    interactions = dataset.interactions
-    trained = interactions.filter(interactions["split"] == "train")["item_index"].to_numpy()
-    return np.bincount(trained, minlength=dataset.num_items)
