@@ -167,18 +167,19 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         ConfigError: naming file and key where something is unknown, missing or of the wrong type.
     """
     values = read_yaml(path)
+    _expand_rows(values, path)  # before changes, which may reach into a row, and after, which may name new ones
     for change in overrides:
         override(values, change)
+    _expand_rows(values, path)
     data = values.pop("data", None)
-    if "baselines" in values:
-        values["baselines"] = _expanded_rows(values["baselines"], path)
     return config_from_mapping(Recipe, _with_data(values, data, path), source=str(path))
 
 
-def _expanded_rows(rows: Any, path: Path) -> Any:
-    """Returns the section baselines in full: ``[sasrec]`` and ``{sasrec: {}}`` name the kind alone."""
-    if rows is None:
-        return {}
+def _expand_rows(values: dict[str, Any], path: Path) -> None:
+    """Writes the section baselines in full, in place: ``[sasrec]`` and ``{sasrec: {}}`` name the kind alone."""
+    if "baselines" not in values:
+        return
+    rows = values["baselines"] or {}
     if isinstance(rows, list):
         rows = {kind: {} for kind in rows}
     if not isinstance(rows, dict):
@@ -197,7 +198,7 @@ def _expanded_rows(rows: Any, path: Path) -> Any:
                 )
             settings = {"kind": key, **settings}
         full[str(key)] = {**row, "settings": settings}
-    return full
+    values["baselines"] = full
 
 
 def _with_data(value: Any, data: Any, path: Path) -> Any:

@@ -94,3 +94,18 @@ def test_an_assistant_is_a_row_of_a_recipe_that_searches_titles(tmp_path: Path) 
 def test_language_model_recipes_fit_a_small_decoder_too(path: Path) -> None:
     recipe = load_recipe(path, ("data=somewhere", 'sft.backbone=""', "sft.words=4000", "sft.training.max_steps=0"))
     assert recipe.sft.prompt_mode == "chat"
+
+
+def test_rows_of_baselines_may_be_named_by_their_kind_alone(tmp_path: Path) -> None:
+    path = write(tmp_path, SOURCE + "baselines: [popularity, ease]\n")
+    assert [row.settings.kind for row in load_recipe(path).baselines.values()] == ["popularity", "ease"]
+    changed = load_recipe(path, ("baselines.ease.settings.l2=7.0", "baselines.sasrec={}"))
+    assert list(changed.baselines) == ["popularity", "ease", "sasrec"]
+    assert changed.baselines["ease"].settings.l2 == 7.0
+    assert load_recipe(path, ("baselines={}",)).baselines == {}
+    with pytest.raises(ConfigError, match=r"baselines\.best: no baseline 'best'; there are popularity"):
+        load_recipe(path, ("baselines={best: {}}",))
+    with pytest.raises(ConfigError, match=r"unknown key baselines\.ease\.serch; did you mean baselines\.ease\.search"):
+        load_recipe(path, ("baselines.ease.serch={}",))
+    with pytest.raises(ConfigError, match="expected rows by their names, or a list of kinds, found 3"):
+        load_recipe(path, ("baselines=3",))
