@@ -14,6 +14,8 @@ _USAGE = """usage: itemic study KIND FILE [changes ...] --out FOLDER [options]  
 
   ablate     what each of a recipe's settings is worth: a table with intervals and paired tests
   scaling    how the loss falls with parameters and data: a law with intervals, a frontier
+  backbones  which backbone suits the data: many at a small budget, the best ones further
+  transfer   what a model of one catalogue is worth on another: FILE is the source's recipe, the next the target's
 
 FILE is a recipe, or a study's own YAML file, whose key recipe names one (beside it) and whose other keys are the
 options below, - written as _. Every study can be killed and goes on; its folder gets report.html and report.md.
@@ -64,6 +66,44 @@ def _scaling(argv: list[str]) -> None:
     _finish(arguments, scale(_config(ScalingConfig, _settings(arguments), arguments)))
 
 
+def _transfer(argv: list[str]) -> None:
+    parser = _parser("transfer", "Train on one catalogue and recommend from another: itemic study transfer FROM TO.")
+    parser.add_argument("--modes", help="shared,refitted,text,extended,rl by default; also in-domain")
+    parser.add_argument("--seeds", help="seeds of each mode's runs, 0 by default")
+    parser.add_argument("--both", action="store_const", const=True, help="run the other direction too")
+    parser.add_argument("--metric", help="ranking metric, NDCG@10 by default")
+    parser.add_argument("--split", choices=["valid", "test"], help="examples that judge, valid by default")
+    parser.add_argument("--against", help="reference that modes are compared with, text-knn by default")
+    parser.add_argument("--extra-codes", type=int, help="codes of the level that extended adds, 16 by default")
+    parser.add_argument("--words", type=int, help="words that a source model learns for text, 4000 by default")
+    arguments = parser.parse_intermixed_args(argv)
+    from itemic.studies.transfer import TransferConfig, transfer
+
+    values = _settings(arguments)
+    if values["changes"] and "=" not in values["changes"][0]:
+        values["target"] = values["changes"].pop(0)
+    elif "target" in values:
+        values["target"] = (arguments.file.parent / str(values["target"])).as_posix()
+    else:
+        raise ConfigError("expected two recipes, the source's and the target's")
+    _finish(arguments, transfer(_config(TransferConfig, values, arguments)))
+
+
+def _backbones(argv: list[str]) -> None:
+    parser = _parser("backbones", "Train candidates a little, keep the best, double the budget, and so on.")
+    parser.add_argument("--candidates", help="decoder:64x2,words:128x3,smollm2-135m: shapes, folders, models' names")
+    parser.add_argument("--tasks", help="next_item,titles_to_sid,title_to_sid by default")
+    parser.add_argument("--rungs", type=int, help="budgets, each twice the one before, 3 by default")
+    parser.add_argument("--keep", type=float, help="share of the candidates that goes on, 0.5 by default")
+    parser.add_argument("--budget-steps", type=int, help="optimiser steps of the first budget, 50 by default")
+    parser.add_argument("--seed", type=int, help="seed of all runs, the recipe's by default")
+    parser.add_argument("--words", type=int, help="most words that a words: candidate reads, 4000 by default")
+    arguments = parser.parse_intermixed_args(argv)
+    from itemic.studies.backbones import BackbonesConfig, screen_backbones
+
+    _finish(arguments, screen_backbones(_config(BackbonesConfig, _settings(arguments), arguments)))
+
+
 def _parser(kind: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"itemic study {kind}", description=description, allow_abbrev=False)
     parser.add_argument("file", type=Path, help="a recipe, or a study's YAML file")
@@ -85,7 +125,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {key: value for key, value in vars(arguments).items() if key not in ("file", "changes", "json")}
     values |= {key: value for key, value in given.items() if value is not None}
     values["changes"] = [*values.get("changes", []), *arguments.changes]
-    for key in ("seeds", "shares", "sizes"):
+    for key in ("seeds", "shares", "sizes", "modes", "candidates", "tasks"):
         if isinstance(values.get(key), str):
             values[key] = values[key].split(",")
     if "out" not in values:
@@ -108,4 +148,9 @@ def _finish(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
     print(f"report: {out / 'report.html'}")
 
 
-_KINDS: dict[str, Callable[[list[str]], None]] = {"ablate": _ablate, "scaling": _scaling}
+_KINDS: dict[str, Callable[[list[str]], None]] = {
+    "ablate": _ablate,
+    "scaling": _scaling,
+    "backbones": _backbones,
+    "transfer": _transfer,
+}

@@ -49,7 +49,7 @@ from itemic.train.stage import TrainingPlace, run_training_stage
 from itemic.train.start import load_start
 from itemic.train.validation import make_ranking
 
-__all__ = ["SftConfig", "align", "sft"]
+__all__ = ["SftConfig", "align", "make_learner", "sft"]
 
 log = logging.getLogger("itemic")
 
@@ -188,10 +188,31 @@ def _train(
     place: TrainingPlace,
 ) -> tuple[SidModel, TrainResult]:
     tune_allocator()
-    seed = place.seed
-    dataset, catalog = Dataset.load(inputs["dataset"]), Catalog.load(inputs["catalog"])
+    model, learner = make_learner(config, inputs["dataset"], inputs["catalog"], start=start, seed=place.seed)
+    result = train(learner, config.training, **place.settings())
+    model.network = merge_adapters(model.network).eval()
+    return model, result
+
+
+def make_learner(
+    config: SftConfig, dataset_path: Path, catalog_path: Path, *, start: Path | None = None, seed: int
+) -> tuple[SidModel, SftLearner]:
+    """Returns the model to be trained, and what the loop trains it by.
+
+    Args:
+        config: What and how.
+        dataset_path: ``dataset/`` of a run.
+        catalog_path: ``catalog/`` of a run.
+        start: Model folder to start from instead of the backbone.
+        seed: The run's seed.
+
+    Raises:
+        ArtifactError: if dataset or catalog are missing or damaged.
+        ConfigError: if the backbone cannot be loaded.
+    """
+    dataset, catalog = Dataset.load(dataset_path), Catalog.load(catalog_path)
     catalog.check_fits(dataset.items["item_id"].to_list())
-    model = _make_model(config, dataset, catalog, inputs["catalog"], start, seed)
+    model = _make_model(config, dataset, catalog, catalog_path, start, seed)
     choose_parameters(model, config.parameters, config.lora, seed)
     if config.training.gradient_checkpointing:
         checkpoint_activations(model.network)
@@ -216,9 +237,7 @@ def _train(
         label_smoothing=config.label_smoothing,
         newest_from=config.training.epochs - config.recency.newest_epochs if config.recency.newest_epochs else None,
     )
-    result = train(learner, config.training, **place.settings())
-    model.network = merge_adapters(model.network).eval()
-    return model, result
+    return model, learner
 
 
 def _make_model(
