@@ -104,6 +104,26 @@ def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path: Path) -> None:
     assert curve(tmp_path)[0]["step"] == 10
 
 
+@pytest.mark.parametrize("log_every_steps", [1, 7, 1000])
+def test_tokens_are_counted_to_the_last_step_however_often_is_logged(tmp_path: Path, log_every_steps: int) -> None:
+    """A step has four tokens, and an epoch ten steps."""
+    learner = LineLearner(valid=[3.0, 1.0, 2.0])
+    result = run(learner, tmp_path, log_every_steps=log_every_steps, checkpoint_every_s=1000.0)
+    assert (result.num_steps, result.num_tokens) == (30, 120)
+    assert (result.best_step, result.best_tokens) == (20, 80)
+    unjudged = run(LineLearner(), tmp_path / "limited", max_steps=7, log_every_steps=log_every_steps)
+    assert (unjudged.num_tokens, unjudged.best_tokens) == (28, 28)
+
+
+def test_tokens_of_a_killed_run_are_counted_once(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(
+        target=run, args=(LineLearner(17), tmp_path), kwargs={"checkpoint_every_s": 1000.0}
+    )
+    process.start()
+    process.join()
+    assert run(LineLearner(), tmp_path).num_tokens == 120
+
+
 def test_accumulation_takes_fewer_and_larger_steps(tmp_path: Path) -> None:
     learner = LineLearner()
     assert run(learner, tmp_path, accumulation_steps=4).num_steps == 9

@@ -66,6 +66,10 @@ class Progress:
     task_counts: list[float] = field(default_factory=list)
     tokens: int = 0
     """Tokens since the last log line."""
+    total_tokens: int = 0
+    """Tokens of all steps taken, in this process."""
+    best_tokens: int = 0
+    """Those of them up to ``best_step``."""
 
 
 def save_checkpoint(

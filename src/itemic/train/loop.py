@@ -126,6 +126,10 @@ class TrainResult:
     """Validation before the first step; empty where there was none."""
     best_figures: dict[str, float] = field(default_factory=dict)
     """Validation of ``best_step``; empty where there is none."""
+    num_tokens: int = 0
+    """Tokens trained on in all steps, every epoch anew."""
+    best_tokens: int = 0
+    """Tokens trained on up to ``best_step``: what the parameters that were kept have seen."""
 
 
 def train(
@@ -226,15 +230,18 @@ class _Loop:
         elif self.average is not None:
             self.average.keep()
         self.accelerator.end_training()
+        num_processes, has_best = self.accelerator.num_processes, progress.best_value is not None
         return TrainResult(
             num_steps=progress.step,
-            best_step=progress.best_step if progress.best_value is not None else progress.step,
+            best_step=progress.best_step if has_best else progress.step,
             best_value=progress.best_value,
             stopped_early=stopped_early or bool(stop_reason),
             wall_time_s=progress.wall_time_s,
             stop_reason=stop_reason,
             first_figures=progress.first_figures,
             best_figures=progress.best_figures,
+            num_tokens=progress.total_tokens * num_processes,
+            best_tokens=(progress.best_tokens if has_best else progress.total_tokens) * num_processes,
         )
 
     def _run_epoch(self, advance: Callable[[int, str], None]) -> bool:
@@ -305,6 +312,7 @@ class _Loop:
         for loss in losses:
             self.task_sums += loss
         self.progress.tokens += tokens
+        self.progress.total_tokens += tokens
         self.progress.task_counts = [
             before + now for before, now in zip(self.progress.task_counts, counts.tolist(), strict=True)
         ]
@@ -367,7 +375,7 @@ class _Loop:
         best = progress.best_value
         if best is None or (value < best if self.learner.lower_is_better else value > best):
             progress.best_value, progress.best_step, progress.num_without_gain = value, progress.step, 0
-            progress.best_figures = figures
+            progress.best_figures, progress.best_tokens = figures, progress.total_tokens
             if self.accelerator.is_main_process:
                 save_parameters(self.folder / "best.safetensors", self.bare_module)
             return True

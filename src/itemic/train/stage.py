@@ -103,6 +103,8 @@ def run_training_stage(
             "num_steps": result.num_steps,
             "best_step": result.best_step,
             "best_valid": result.best_value,
+            "num_tokens": result.num_tokens,
+            "best_tokens": result.best_tokens,
             "stopped_early": result.stopped_early,
             "train_s": round(result.wall_time_s, 1),
         }
