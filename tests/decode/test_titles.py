@@ -127,6 +127,7 @@ def test_grounding_is_the_distance_to_every_title(policy: Any, power: float) -> 
         np.testing.assert_allclose(lists.score[row, :5], expected[order], atol=1e-6)
     only = recommender.recommend(histories, 2, exclude=[[2]] * 4, allow=[[2, 5, 3]] * 4)
     assert only.item_index.tolist() == [[5, -1]] * 4
+    assert recommender.recommend([], 3).item_index.shape == (0, 3)
 
 
 def test_popularity_draws_nearer_only_where_asked() -> None:

@@ -39,6 +39,27 @@ def test_ages_are_shares_of_the_rows_and_weights_have_mean_one(dataset: Dataset)
     assert all(each.is_new[1:].all() and not each.is_new[0] for each in ages[-6:])
 
 
+@pytest.mark.parametrize("half_life", [0.0, 0.1, 0.5])
+def test_weights_of_the_newest_have_mean_one_over_the_newest(dataset: Dataset, half_life: float) -> None:
+    ages = sequence_ages(without_times(dataset), RecencyConfig(half_life=half_life, newest_share=0.25, newest_epochs=1))
+    weights = np.concatenate([each.newest_weight[each.is_new] for each in ages])
+    assert len(weights) == 24
+    assert weights.mean() == pytest.approx(1)
+    if half_life:
+        assert weights.max() / weights.min() == pytest.approx(2 ** (23 / 96 / half_life))
+    else:
+        assert all((each.newest_weight == 1).all() and (each.weight == 1).all() for each in ages)
+
+
+def test_an_epoch_of_the_newest_keeps_the_loss_s_scale(dataset: Dataset, renderer: Renderer) -> None:
+    recency = RecencyConfig(half_life=0.1, newest_share=0.25, newest_epochs=1)
+    corpus = Corpus(without_times(dataset), renderer, TASKS, max_history=3, stride=3, recency=recency)
+    examples = [group.examples[0] for group in corpus.epoch(np.random.default_rng(0), newest_only=True)]
+    weights = [each.weight[each.is_label] for each in examples if each.weight is not None]
+    assert len(weights) == len(examples)
+    assert np.concatenate(weights).mean() == pytest.approx(1)
+
+
 def test_times_decide_where_all_are_known() -> None:
     assert are_newest(pl.Series([5, 9, 1, 9]), 0.5).tolist() == [False, True, False, True]
     assert are_newest(pl.Series([5, 9, None, 1]), 0.5).tolist() == [False, False, True, True]

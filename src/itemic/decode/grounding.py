@@ -120,9 +120,9 @@ class GroundedTitleRecommender:
         Raises:
             DataError: if an item index is not in the catalogue or ``k`` is less than 1.
         """
-        distance = torch.cdist(
-            self._embed(self.write(histories)), self._states, compute_mode="donot_use_mm_for_euclid_dist"
-        )
+        written = self.write(histories)
+        states = self._embed(written) if written else self._states[:0]
+        distance = torch.cdist(states, self._states, compute_mode="donot_use_mm_for_euclid_dist")
         distances = distance.cpu().numpy().astype(np.float64)[:, self._title_of_item]
         scores = grounded_scores(distances, self._popularity, self._popularity_power)
         return top_k(np.where(self._has_title, scores, -np.inf), k, exclude, allow)

@@ -193,7 +193,9 @@ class Corpus:
         if self._ages is None:
             return place, is_target, None
         ages = self._ages[number]
-        return place, is_target & ages.is_new[place] if newest_only else is_target, ages.weight[place]
+        if newest_only:
+            return place, is_target & ages.is_new[place], ages.newest_weight[place]
+        return place, is_target, ages.weight[place]
 
     def _item_groups(self, task: Task, index: int, share: float, rng: np.random.Generator) -> Iterator[Group]:
         assert task.from_item is not None

@@ -47,6 +47,9 @@ class SequenceAges:
     """Of each item of a user's n training items, what its target counts and whether it is among the newest."""
 
     weight: Float[np.ndarray, "n"]
+    """In an epoch that teaches all targets: 1 on average over them."""
+    newest_weight: Float[np.ndarray, "n"]
+    """In an epoch that teaches the newest alone: 1 on average over those."""
     is_new: Bool[np.ndarray, "n"]
 
 
@@ -77,8 +80,9 @@ def are_newest(timestamp: pl.Series, share: float) -> Bool[np.ndarray, "n"]:
 def sequence_ages(dataset: Dataset, config: RecencyConfig) -> list[SequenceAges]:
     """Returns the ages of each of ``dataset.train_sequences()``, in that order.
 
-    The weight of row r from the newest of n is ``2 ** -(r / n / half_life)``, divided by the mean over all targets, so
-    that the loss keeps its scale. A sequence's items before its first row count as that row, and are never new.
+    The weight of row r from the newest of n is ``2 ** -(r / n / half_life)``, divided by the mean over the targets that
+    an epoch teaches, so that the loss keeps its scale. A sequence's items before its first row count as that row, and
+    are never new.
     """
     train = dataset.train
     age = np.zeros(train.height)
@@ -95,14 +99,18 @@ def sequence_ages(dataset: Dataset, config: RecencyConfig) -> list[SequenceAges]
         user: (np.array(weights), np.array(new))
         for user, weights, new in rows.group_by("user_id", maintain_order=True).agg("weight", "is_new").iter_rows()
     }
-    found = [_ages_of(len(items), *by_user[user]) for user, items in dataset.train_sequences().items()]
-    mean = float(np.mean(np.concatenate([ages.weight for ages in found]))) if found else 1.0
-    return [SequenceAges(ages.weight / mean, ages.is_new) for ages in found]
+    sequences = dataset.train_sequences()
+    if not sequences:
+        return []
+    found = [_weights_of(len(items), *by_user[user]) for user, items in sequences.items()]
+    weights = np.concatenate([weight for weight, _ in found])
+    mean, newest_mean = weights.mean(), weights[np.concatenate([is_new for _, is_new in found])].mean()
+    return [SequenceAges(weight / mean, weight / newest_mean, is_new) for weight, is_new in found]
 
 
-def _ages_of(length: int, weight: Float[np.ndarray, "k"], is_new: Bool[np.ndarray, "k"]) -> SequenceAges:
-    """Returns the ages of a sequence whose last k items are the targets of the user's rows."""
+def _weights_of(
+    length: int, weight: Float[np.ndarray, "k"], is_new: Bool[np.ndarray, "k"]
+) -> tuple[Float[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
+    """Returns weights and newness of a sequence whose last k items are the targets of the user's rows."""
     before = length - len(weight)
-    return SequenceAges(
-        np.concatenate([np.full(before, weight[0]), weight]), np.concatenate([np.zeros(before, dtype=bool), is_new])
-    )
+    return np.concatenate([np.full(before, weight[0]), weight]), np.concatenate([np.zeros(before, dtype=bool), is_new])
