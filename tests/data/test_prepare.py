@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from itemic.core.config import config_from_mapping, config_to_mapping
 from itemic.core.dataset import EXAMPLE_SCHEMA, INTERACTION_SCHEMA, Dataset
 from itemic.core.errors import ConfigError, DataError
-from itemic.core.run import Run
+from itemic.core.files import write_json
+from itemic.core.run import Run, stage_fingerprint
 from itemic.data import (
     ExamplesConfig,
     InteractionColumns,
@@ -359,3 +360,23 @@ def test_the_fast_road_equals_the_slow_one(tmp_path_factory, events, keep_repeat
     for split, expected in slow_examples(sequences, max_history).items():
         found = dataset.split(split).select("user_id", "history", "target").rows()
         assert [(user, [ids[i] for i in history], ids[target]) for user, history, target in found] == expected
+
+
+@pytest.mark.parametrize("missing", [["cold", "rebuild_histories"], ["cold"]])
+def test_a_run_from_before_a_field_stays_up_to_date_while_the_field_changes_nothing(write, tmp_path, missing):
+    config, run = PrepareConfig(source=write()), Run(tmp_path / "run")
+    assert not prepare(config, run, seed=0).skipped
+    manifest = run.manifest()
+    entry = manifest["stages"]["prepare"]
+    for name in missing:
+        entry["config"].pop(name, None)
+    entry["fingerprint"] = stage_fingerprint(entry["config"], entry["inputs"], 0, list(entry["outputs"]))
+    write_json(run.manifest_path, manifest)
+    assert prepare(config, run, seed=0).skipped
+    assert not prepare(replace(config, max_history=3), run, seed=0).skipped
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "temporal"])
+def test_histories_are_rebuilt_of_a_given_split_alone(write, split):
+    with pytest.raises(ConfigError, match=f"rebuild_histories: only a given split has .* the split is {split}"):
+        PrepareConfig(source=write(), split=split, rebuild_histories=True)

@@ -32,6 +32,9 @@ __all__ = ["PrepareConfig", "prepare", "prepare_dataset"]
 
 log = logging.getLogger("itemic")
 
+_CAME_LATER = {"cold": None, "rebuild_histories": False}
+"""Fields that earlier runs know nothing of, as they leave things as those runs have them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
@@ -121,7 +124,7 @@ def prepare(config: PrepareConfig, run: Run, *, seed: int, force: bool = False) 
     return run.stage(
         "prepare",
         work,
-        config=_written(config),
+        config=_recorded(config, run),
         inputs=files,
         outputs=outputs,
         seed=seed,
@@ -178,6 +181,15 @@ def _prepare_raw(raw: RawLog, config: PrepareConfig, seed: int) -> tuple[Dataset
 def _written(config: PrepareConfig) -> dict[str, Any]:
     """Returns the config as plain values, without a protocol that is left out: earlier datasets stay up to date."""
     return {name: value for name, value in config_to_mapping(config).items() if name != "cold" or value is not None}
+
+
+def _recorded(config: PrepareConfig, run: Run) -> Mapping[str, Any]:
+    """Returns the config as the run's manifest has it where that says the same; else as it is written now.
+
+    A field that came after the run was prepared, and is left as it was before there was one, does no stage again.
+    """
+    known: Mapping[str, Any] = run.manifest()["stages"].get("prepare", {}).get("config", {})
+    return known if {**_CAME_LATER, **known} == config_to_mapping(config) else _written(config)
 
 
 def _with_cold_items(dataset: Dataset, config: PrepareConfig, seed: int) -> Dataset:
