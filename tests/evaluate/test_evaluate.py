@@ -10,7 +10,14 @@ import pytest
 
 from itemic.core.errors import ConfigError, DataError
 from itemic.core.ranking import Recommendations
-from itemic.evaluate import EvaluateConfig, compare_runs, evaluate_all, evaluate_recommender, ranking_file_name
+from itemic.evaluate import (
+    EvaluateConfig,
+    compare_runs,
+    evaluate_all,
+    evaluate_recommender,
+    evaluation_set,
+    ranking_file_name,
+)
 from itemic.evaluate.evaluate import RowFacts
 
 SEQUENCES = [[0, 1, 2, 3], [4, 5, 3, 0], [2, 4, 1, 5], [5, 3, 4, 1]]
@@ -124,6 +131,9 @@ def test_the_files_say_what_was_returned(dataset, fixed_scores, tmp_path):
         "num_bootstrap": 50,
         "num_latency_requests": 50,
         "num_cold_items": 0,
+        "max_history": None,
+        "rebuilt_histories": False,
+        "histories_hash": evaluation_set(dataset, config, seed=3).histories_hash(),
         "seed": 3,
         "benchmark": "",
     }

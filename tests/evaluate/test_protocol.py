@@ -1,6 +1,7 @@
 """Which examples are ranked, which items are candidates, and ties across the cut."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -47,6 +48,18 @@ def test_a_subset_is_drawn_by_the_seed(make_dataset):
     users = [evaluation_set(dataset, config, seed=seed).examples["user_id"].to_list() for seed in (0, 0, 1)]
     assert users[0] == users[1] != users[2]
     assert [len(set(drawn)) for drawn in users] == [5, 5, 5]
+
+
+def test_sets_with_the_same_histories_share_their_hash(make_dataset):
+    dataset = make_dataset(SEQUENCES, 6)
+
+    def hashed(histories: list[list[int]]) -> str:
+        rows = dataset.test.with_columns(pl.Series("history", histories, dtype=pl.List(pl.Int64)))
+        return evaluation_set(replace(dataset, test=rows), EvaluateConfig(), seed=0).histories_hash()
+
+    assert hashed([[1], [2, 3], []]) == hashed([[1], [2, 3], []])
+    others = [[[1], [2, 3], []], [[1, 2], [3], []], [[1], [], [2, 3]], [[1], [3, 2], []], [[], [], []]]
+    assert len(set(map(hashed, others))) == len(others)
 
 
 def test_an_empty_split_is_refused(make_dataset):

@@ -48,6 +48,9 @@ class RowFacts:
     """Settings it was fitted with."""
     published: str = ""
     """Method whose published figure stands beside it, by its name in the list of published figures."""
+    made_from: str = ""
+    """Hash of all that it was made with, the seed aside: rows of several runs that share it are seeds of one. Empty
+    where nobody knows."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,7 +139,7 @@ def evaluate_all(
         for recommender in recommenders
     }
     figures = {
-        "protocol": {**_protocol(cases, config, seed), "benchmark": benchmark},
+        "protocol": {**_protocol(cases, dataset, config, seed), "benchmark": benchmark},
         "recommenders": {
             evaluation.name: {
                 "metrics": evaluation.metrics,
@@ -287,7 +290,7 @@ def _compare(first: Evaluation, other: Evaluation, config: EvaluateConfig, seed:
     ]
 
 
-def _protocol(cases: EvaluationSet, config: EvaluateConfig, seed: int) -> dict[str, Any]:
+def _protocol(cases: EvaluationSet, dataset: Dataset, config: EvaluateConfig, seed: int) -> dict[str, Any]:
     return {
         "split": config.split,
         "num_examples": len(cases),
@@ -300,6 +303,9 @@ def _protocol(cases: EvaluationSet, config: EvaluateConfig, seed: int) -> dict[s
         "num_bootstrap": config.num_bootstrap,
         "num_latency_requests": config.num_latency_requests,
         "num_cold_items": int(cases.is_cold.sum()),
+        "max_history": dataset.info.get("max_history"),
+        "rebuilt_histories": bool(dataset.info.get("rebuilt_histories", False)),
+        "histories_hash": cases.histories_hash(),
         "seed": seed,
     }
 

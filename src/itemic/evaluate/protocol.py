@@ -4,6 +4,7 @@ Every item of the catalogue is a candidate (no sampled negatives) but those the 
 excluded. Knows nothing of metrics or files.
 """
 
+import hashlib
 import logging
 import time
 from dataclasses import dataclass
@@ -103,6 +104,14 @@ class EvaluationSet:
         """Returns the histories of some examples."""
         lists: list[list[int]] = self.examples["history"].gather(rows).to_list()
         return lists
+
+    def histories_hash(self) -> str:
+        """Returns the SHA-256 of all histories: two sets that share it ask the same questions."""
+        histories = self.examples["history"]
+        lengths, items = histories.list.len(), histories.filter(histories.list.len() > 0).explode()
+        digest = hashlib.sha256(np.ascontiguousarray(lengths.to_numpy(), dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(items.to_numpy(), dtype="<i8").tobytes())
+        return digest.hexdigest()
 
     def excluded(self, rows: Int[np.ndarray, "b"]) -> list[list[int]] | None:
         """Returns what some examples must not be shown, None where nothing is excluded."""

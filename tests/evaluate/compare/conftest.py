@@ -59,6 +59,7 @@ def write_run(tmp_path: Path) -> WriteRun:
             "exclude_history": False,
             "cutoffs": list(CUTOFFS),
             "ties": "expected",
+            "histories_hash": "the same in all",
             "seed": seed,
             "benchmark": "",
             **protocol,

@@ -1,5 +1,6 @@
 """Rows of several runs become one table."""
 
+import json
 from math import log2
 
 import pytest
@@ -97,6 +98,32 @@ def test_other_settings_are_other_rows_with_the_names_of_their_runs(write_run) -
     assert [row.name for row in compare(*runs, seeds="name").rows] == ["Model"]
 
 
+def test_rows_of_one_setting_made_from_other_things_are_no_seeds_of_one(write_run) -> None:
+    facts = [{"Blend": {"settings": {"members": ["model"]}, "made_from": made}} for made in ("poor", "good", "good")]
+    runs = [
+        write_run(name, {"Blend": GOOD[at:] + [10] * at}, seed=seed, facts=facts[at])
+        for at, (name, seed) in enumerate((("a", 1), ("b", 1), ("c", 2)))
+    ]
+    assert [(row.name, row.seeds) for row in compare(*runs).rows] == [("Blend (a)", (1,)), ("Blend (b, c)", (1, 2))]
+
+
+@pytest.mark.parametrize(
+    ("stage", "configs"),
+    [
+        ("prepare", ({"max_history": 10}, {"max_history": 50})),
+        ("evaluate", ({"answer": "title-grounded"}, {"answer": "title-tree"})),
+        ("evaluate", ({"answer": "title-tree", "titles": {}}, {"answer": "title-tree", "titles": {"assistant": "s"}})),
+        ("blend", ({"members": ["model"]}, {"members": ["ours"]})),
+    ],
+)
+def test_figures_that_do_not_say_what_they_were_made_from_go_by_the_whole_run(write_run, stage, configs) -> None:
+    facts = {"itemic": {"settings": None}}
+    runs = [write_run(f"r{at}", {"itemic": GOOD[at:] + [10] * at}, seed=at, facts=facts) for at in (0, 1)]
+    for run, config in zip(runs, configs, strict=True):
+        (run / "manifest.json").write_text(json.dumps({"stages": {stage: {"config": config}}}))
+    assert [row.name for row in compare(*runs).rows] == ["itemic (r0)", "itemic (r1)"]
+
+
 def test_seeds_may_be_kept_apart(write_run) -> None:
     runs = [write_run(name, {"Model": GOOD[at:] + [10] * at}, seed=at) for at, name in enumerate("ab")]
     assert [row.name for row in compare(*runs, seeds="apart").rows] == ["Model (a)", "Model (b)"]
@@ -141,6 +168,7 @@ def test_another_reference_on_request(write_run) -> None:
         ({"exclude_history": True}, "exclude_history is False in the one and True"),
         ({"num_candidates": 21}, "num_candidates is 20 in the one and 21"),
         ({"cutoffs": [1, 10, 20]}, r"cutoffs is \[1, 10\] in the one"),
+        ({"num_cold_items": 3}, "num_cold_items is 0 in the one and 3 in the other"),
         ({"targets": [8] * 20}, "Good and Good have other values of target"),
         ({"users": ["u"] * 20}, "Good and Good have other values of user_id"),
     ],
@@ -149,6 +177,25 @@ def test_other_protocols_are_refused(write_run, other, words) -> None:
     one, two = write_run("one", {"Good": GOOD}), write_run("two", {"Good": GOOD}, seed=1, **other)
     with pytest.raises(ConfigError, match=f"one and .*two were not evaluated alike: {words}"):
         compare(one, two)
+
+
+def test_other_histories_are_refused(write_run) -> None:
+    known = {"histories_hash": "a", "max_history": 10, "rebuilt_histories": False}
+    rebuilt = {"histories_hash": "b", "max_history": 50, "rebuilt_histories": True}
+    one, two = write_run("one", {"Good": GOOD}, **known), write_run("two", {"Poor": POOR}, **rebuilt)
+    words = r"histories of the examples differ \(max_history 10 in the one, max_history 50, rebuilt from the log in"
+    with pytest.raises(ConfigError, match=words):
+        compare(one, two)
+    # A bound that no history reaches changes nothing.
+    three = write_run("three", {"Poor": POOR}, **{**known, "max_history": 99})
+    assert compare(one, three).notes == ()
+
+
+def test_histories_that_were_not_recorded_are_no_reason_to_refuse_but_named(write_run) -> None:
+    one, two = write_run("one", {"Good": GOOD}), write_run("two", {"Poor": POOR}, histories_hash="")
+    (note,) = compare(one, two).notes
+    assert note.startswith(f"{two}: evaluated by an earlier version, which did not record the histories")
+    assert compare(two).notes == ()
 
 
 def test_runs_that_are_not_evaluated_say_so(tmp_path, write_run) -> None:

@@ -27,8 +27,8 @@ class RowGroup:
 def group_rows(rows: Sequence[RunRow], grouping: Grouping) -> tuple[list[RowGroup], list[str]]:
     """Returns the rows of the table, those of different seeds put together, and what a reader should know of it.
 
-    A row that is there twice (one run given twice, or one baseline in two runs of one seed) is shown once. Different
-    things of one name get their runs' names appended.
+    A row that is there twice (one run given twice, or one baseline in two runs of one seed: the same settings and, for
+    every example, the same rank) is shown once. Different things of one name get their runs' names appended.
 
     Args:
         rows: Of all runs.
@@ -55,11 +55,11 @@ def group_rows(rows: Sequence[RunRow], grouping: Grouping) -> tuple[list[RowGrou
 def _key(row: RunRow, grouping: Grouping) -> tuple[str, ...]:
     if grouping == "name":
         return (row.name,)
-    return (row.name, row.settings) if grouping == "auto" else (row.name, row.settings, row.run)
+    return (row.name, row.made_from) if grouping == "auto" else (row.name, row.made_from, row.run)
 
 
 def _is_same(row: RunRow, other: RunRow) -> bool:
-    facts = [(one.name, one.settings, one.seed) for one in (row, other)]
+    facts = [(one.name, one.entry.get("settings"), one.seed) for one in (row, other)]
     return facts[0] == facts[1] and row.rankings.equals(other.rankings)
 
 

@@ -16,12 +16,14 @@ from itemic.evaluate.evaluate import ranking_file_name
 
 __all__ = ["RunRow", "check_protocols", "read_rows", "split_selection"]
 
-_PROTOCOL = ("split", "num_examples", "num_candidates", "exclude_history", "cutoffs", "ties")
+_PROTOCOL = ("split", "num_examples", "num_candidates", "exclude_history", "cutoffs", "ties", "num_cold_items")
 """What rows of one table must have in common; missing in both is in common too."""
+_EARLIER = {"num_cold_items": 0}
+"""What figures mean that do not say it, since they are older than it."""
 _KEYS = ("example_id", "user_id", "target")
 _COLUMNS = (*_KEYS, "num_better", "num_tied")
-_OF_MODEL = ("embed", "collaborative", "tokenize", "align", "sft", "rl")
-_OF_DECODING = ("model", "num_beams", "normalize", "dtype")
+_MAKING = ("prepare", "embed", "collaborative", "tokenize", "align", "sft", "rl", "blend")
+_OF_DECODING = ("model", "num_beams", "normalize", "dtype", "answer", "titles")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,7 +37,7 @@ class RunRow:
     protocol: Mapping[str, Any]
     entry: Mapping[str, Any]
     """What ``metrics.json`` has of it."""
-    settings: str
+    made_from: str
     """What it was made with, the seed aside, as text that is equal where that is equal."""
     rankings: pl.DataFrame
     """``rankings/<name>.parquet`` without the lists, by ``example_id``."""
@@ -77,7 +79,7 @@ def read_rows(selection: str) -> list[RunRow]:
         raise ConfigError(
             f"{folder} has no recommender {name!r}; did you mean {nearest[0]}? It has {', '.join(entries)}"
         )
-    model_settings = _model_settings(folder)
+    earlier = _all_settings(folder)
     return [
         RunRow(
             name=each,
@@ -85,7 +87,7 @@ def read_rows(selection: str) -> list[RunRow]:
             seed=metrics["protocol"].get("seed", 0),
             protocol=metrics["protocol"],
             entry=entry,
-            settings=model_settings if entry.get("settings") is None else _written(entry["settings"]),
+            made_from=entry.get("made_from") or _written([entry.get("settings"), earlier]),
             rankings=_read_rankings(folder / "rankings" / ranking_file_name(each)),
         )
         for each, entry in entries.items()
@@ -93,8 +95,10 @@ def read_rows(selection: str) -> list[RunRow]:
     ]
 
 
-def check_protocols(rows: Sequence[RunRow]) -> None:
-    """Checks that all rows rank the same examples against the same candidates, in lists of the same length.
+def check_protocols(rows: Sequence[RunRow]) -> list[str]:
+    """Returns what could not be checked, after checking that all rows were asked the same.
+
+    The same is: examples, the histories shown with them, candidates, items kept from all learning, length of lists.
 
     Raises:
         ConfigError: naming two runs and what differs.
@@ -103,7 +107,7 @@ def check_protocols(rows: Sequence[RunRow]) -> None:
     for other in rows[1:]:
         both = f"{first.run} and {other.run} were not evaluated alike"
         for key in _PROTOCOL:
-            values = first.protocol.get(key), other.protocol.get(key)
+            values = [one.protocol.get(key, _EARLIER.get(key)) for one in (first, other)]
             if values[0] != values[1]:
                 raise ConfigError(f"{both}: {key} is {values[0]} in the one and {values[1]} in the other")
         benchmarks = [name for name in (one.protocol.get("benchmark") for one in (first, other)) if name]
@@ -112,14 +116,42 @@ def check_protocols(rows: Sequence[RunRow]) -> None:
         for key in _KEYS:
             if not first.rankings[key].equals(other.rankings[key]):
                 raise ConfigError(f"{both}: {first.name} and {other.name} have other values of {key}")
+    return _check_histories(rows)
 
 
-def _model_settings(folder: Path) -> str:
-    """Returns what the run's manifest says its language model was made with."""
+def _check_histories(rows: Sequence[RunRow]) -> list[str]:
+    """Returns a note where a run is too old to tell its histories."""
+    told = [row for row in rows if row.protocol.get("histories_hash")]
+    for other in told[1:]:
+        if other.protocol["histories_hash"] != told[0].protocol["histories_hash"]:
+            ways = [
+                f"max_history {row.protocol.get('max_history')}"
+                + (", rebuilt from the log" if row.protocol.get("rebuilt_histories") else "")
+                for row in (told[0], other)
+            ]
+            raise ConfigError(
+                f"{told[0].run} and {other.run} were not evaluated alike: the histories of the examples differ "
+                f"({ways[0]} in the one, {ways[1]} in the other)"
+            )
+    silent = list(dict.fromkeys(row.run for row in rows if row not in told))
+    if not silent or len({row.run for row in rows}) == 1:
+        return []
+    return [
+        f"{', '.join(silent)}: evaluated by an earlier version, which did not record the histories; whether they are "
+        "those of the other runs was not checked"
+    ]
+
+
+def _all_settings(folder: Path) -> dict[str, Any]:
+    """Returns what anything in the run may be made with.
+
+    For figures of an earlier version, which do not say of each row what it was made with: rows that differ only in
+    what they never read are then kept apart.
+    """
     stages = Run(folder).manifest()["stages"]
-    made = {name: stages[name].get("config") for name in _OF_MODEL if name in stages}
+    made = {name: stages[name].get("config") for name in _MAKING if name in stages}
     decoded = stages.get("evaluate", {}).get("config", {})
-    return _written([made, {key: decoded.get(key) for key in _OF_DECODING}])
+    return {**made, "evaluate": {key: decoded.get(key) for key in _OF_DECODING}}
 
 
 def _written(settings: Any) -> str:

@@ -73,7 +73,7 @@ def build_table(rows: Sequence[RunRow], config: CompareConfig | None = None) -> 
     config = config or CompareConfig()
     if not rows:
         raise ConfigError("expected at least one recommender to compare, found none")
-    check_protocols(rows)
+    unchecked = check_protocols(rows)
     protocol, benchmark = rows[0].protocol, _benchmark(rows)
     metrics = _metrics(config, protocol["cutoffs"])
     headline = next((label for label in metrics if label.startswith("NDCG")), metrics[0])
@@ -96,7 +96,7 @@ def build_table(rows: Sequence[RunRow], config: CompareConfig | None = None) -> 
         benchmark=benchmark,
         confidence=config.confidence,
         num_resamples=config.num_resamples,
-        notes=(*notes, *_notes(benchmark, protocol, table_rows)),
+        notes=(*unchecked, *notes, *_notes(benchmark, protocol, table_rows)),
     )
 
 
