@@ -6,6 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
 from itemic.core.errors import ArtifactError, ConfigError
 from itemic.evaluate import bootstrap_intervals, compare_runs, paired_comparison
@@ -125,6 +127,13 @@ def test_holm_by_hand() -> None:
     assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
     assert holm([0.6, 0.5]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_never_lowers_a_p_value_and_keeps_the_order(p_values: list[float]) -> None:
+    corrected = holm(p_values)
+    assert all(p <= q <= 1 for p, q in zip(p_values, corrected, strict=True))
+    assert [corrected[i] for i in np.argsort(p_values, kind="stable")] == sorted(corrected)
 
 
 def test_many_differences_are_tested_under_the_same_swaps_as_one() -> None:

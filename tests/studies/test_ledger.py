@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from itemic.core.errors import ConfigError, DataError
-from itemic.studies.ledger import Ledger, Trial
+from itemic.core.files import write_json
+from itemic.recipe import load_recipe
+from itemic.studies.ledger import Ledger, Trial, recipe_fingerprint
 
 
 def trials(*names: str, fingerprint: str = "x") -> list[Trial]:
@@ -67,3 +70,37 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         Ledger(tmp_path / "full", "fake")
     with pytest.raises(ConfigError, match="two runs of the study are called 'a'"):
         Ledger(tmp_path / "new", "fake").run_all(trials("a", "a"), Work())
+
+
+def write_sources(folder: Path) -> Path:
+    """A recipe that reads from elsewhere whatever a recipe can."""
+    for name in ("log.csv", "items.csv", "encoder/weights", "backbone/weights"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("first")
+    (folder / "ledger_rewards.py").write_text("def margin(answers):\n    return answers.leaf\n")
+    write_json(folder / "other/manifest.json", {"stages": {"sft": {"outputs": {"model": "first"}}}})
+    source = {"format": "table", "interactions": str(folder / "log.csv"), "items": str(folder / "items.csv")}
+    recipe = {
+        "prepare": {"source": source},
+        "embed": {"encoder": str(folder / "encoder")},
+        "sft": {"backbone": str(folder / "backbone")},
+        "rl": {"rewards": {"rule": 1.0, "ledger_rewards:margin": 0.1}},
+        "baselines": ["covisit-knn"],
+        "blend": {"members": ["model", "covisit-knn"], "runs": [str(folder / "other")]},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder / "recipe.yaml"
+
+
+def test_a_fingerprint_is_of_all_that_a_recipe_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write_sources(tmp_path)
+    found = [recipe_fingerprint(load_recipe(path))]
+    assert recipe_fingerprint(load_recipe(path, ("run=elsewhere",))) == found[0]
+    assert recipe_fingerprint(load_recipe(path), "more") != found[0]
+    for name in ("log.csv", "items.csv", "encoder/weights", "backbone/weights", "ledger_rewards.py"):
+        (tmp_path / name).write_text("def margin(answers):\n    return -answers.leaf\n")
+        found.append(recipe_fingerprint(load_recipe(path)))
+    write_json(tmp_path / "other/manifest.json", {"stages": {"sft": {"outputs": {"model": "second"}}}})
+    found.append(recipe_fingerprint(load_recipe(path)))
+    assert len(set(found)) == len(found)

@@ -88,6 +88,29 @@ def test_too_few_or_impossible_runs_are_refused() -> None:
         fit_law(n, d, np.zeros(9))
 
 
+def test_runs_of_which_no_resample_could_be_fitted_give_no_intervals() -> None:
+    """Of five runs a resample that can be fitted is all of them, and its interval would be a point."""
+    n, d = (values[:5] for values in grid(2, 3))
+    loss = PUBLISHED.loss(n, d)
+    fit = fit_law(n, d, loss)
+    with pytest.raises(DataError, match="at least 6 runs to draw from, found 5"):
+        bootstrap_law(n, d, loss, fit, num_resamples=2, rng=np.random.default_rng(0))
+    always_the_first = FirstRuns(0)
+    n, d = grid(3, 3)
+    with pytest.raises(DataError, match="none of 100 resamples of the 9 runs"):
+        bootstrap_law(n, d, PUBLISHED.loss(n, d), fit, num_resamples=2, rng=always_the_first)
+
+
+class FirstRuns(np.random.Generator):
+    """Draws the first run again and again."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(np.random.PCG64(seed))
+
+    def integers(self, low: int, high: int, size: int) -> np.ndarray:  # type: ignore[override]
+        return np.full(size, low)
+
+
 def test_resamples_follow_their_seed() -> None:
     n, d = grid(3, 3)
     loss = PUBLISHED.loss(n, d) * np.exp(np.random.default_rng(0).normal(0, 0.01, 9))

@@ -1,15 +1,13 @@
-"""Means over seeds, paired differences, and Holm's correction, by hand."""
+"""Means over seeds and paired differences, by hand."""
 
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from itemic.core.errors import ArtifactError
-from itemic.studies.values import ExampleValues, compare_values, holm, mean_values, read_values
+from itemic.studies.values import ExampleValues, compare_values, mean_values, read_values
 
 SETTINGS = {"num_resamples": 200, "confidence": 0.95, "seed": 0}
 
@@ -35,20 +33,6 @@ def write(path: Path, num_better: list[int], target: int = 3) -> Path:
     }
     pl.DataFrame(columns).write_parquet(path)
     return path
-
-
-def test_holm_by_hand() -> None:
-    # Rising: 0.01 x 3, then 0.03 x 2, then 0.04 x 1, which may not fall below the one before.
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-@given(st.lists(st.floats(0, 1), max_size=8))
-def test_holm_never_lowers_a_p_value_and_keeps_the_order(p_values: list[float]) -> None:
-    corrected = holm(p_values)
-    assert all(p <= q <= 1 for p, q in zip(p_values, corrected, strict=True))
-    assert [corrected[i] for i in np.argsort(p_values, kind="stable")] == sorted(corrected)
 
 
 def test_seeds_are_averaged_example_by_example() -> None:

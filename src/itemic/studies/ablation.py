@@ -14,13 +14,14 @@ from itemic.core.errors import ConfigError
 from itemic.core.files import read_json
 from itemic.evaluate.evaluate import ranking_file_name
 from itemic.evaluate.metrics.labels import parse_label
+from itemic.evaluate.significance import holm
 from itemic.pipeline import recipe_stages, run_recipe
 from itemic.recipe import Recipe
 from itemic.studies.ablation_page import AblationRow, describe_ablation
 from itemic.studies.ledger import Ledger, Outcome, Trial, recipe_fingerprint
 from itemic.studies.page import write_study
 from itemic.studies.sharing import borrow
-from itemic.studies.values import ExampleValues, compare_values, holm, mean_values, read_values
+from itemic.studies.values import ExampleValues, compare_values, mean_values, read_values
 from itemic.studies.variants import Variant, find_variants, with_protocol
 
 __all__ = ["AblationConfig", "ablate"]
@@ -28,6 +29,7 @@ __all__ = ["AblationConfig", "ablate"]
 log = logging.getLogger("itemic")
 
 _NUM_RESAMPLES = 10_000
+_OTHER_ROWS = ("baselines", "blend")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +55,8 @@ class AblationConfig:
     test_best: bool = False
     """Whether the best variant and the base are then evaluated on test, that comparison alone."""
     row: str = ""
-    """Recommender that is judged, by its name in ``metrics.json``; empty takes the first, the model where there is
-    one."""
+    """Recommender that is judged, by its name in ``metrics.json``; empty takes the model where there is one, the blend
+    where one of its keys or of the baselines' varies."""
     confidence: float = 0.95
     """Probability mass inside an interval."""
 
@@ -79,8 +81,11 @@ class _Run:
 def ablate(config: AblationConfig) -> dict[str, Any]:
     """Runs the study as far as it is not done, writes ``report.html`` and ``report.md``, and returns the table.
 
+    A variant of which a run failed has the error in its row instead of figures; where that is the base, no variant is
+    compared with it.
+
     Raises:
-        ConfigError: if a variant is no recipe, before anything runs; or the base failed.
+        ConfigError: if a variant is no recipe, before anything runs; or the row is not one of a run's recommenders.
         ArtifactError: if a source's file is missing.
     """
     ledger = Ledger(config.out, "ablation")
@@ -102,12 +107,13 @@ def _plan(
     variants: Sequence[Variant], config: AblationConfig, ledger: Ledger, split: str, lenders: Sequence[_Run] = ()
 ) -> list[_Run]:
     """Returns the runs, seed by seed, so that a variant finds the base of its seed done."""
-    drops_baselines = not config.row and not any(key.partition(".")[0] == "baselines" for key in config.vary)
+    is_model_alone = not config.row and not any(key.partition(".")[0] in _OTHER_ROWS for key in config.vary)
     planned: list[_Run] = []
     for seed in config.seeds:
         for variant in variants:
             name = f"{variant.folder}-seed{seed}" + ("" if split == config.split else f"-{split}")
-            recipe = _trial_recipe(variant.recipe, config, split, drops_baselines)
+            recipe = _trial_recipe(variant.recipe, config, split)
+            recipe = _without_other_rows(recipe) if is_model_alone else recipe
             recipe = replace(recipe, seed=seed, run=ledger.run_folder(name).as_posix())
             facts = {"variant": variant.name, "seed": seed, "split": split}
             trial = Trial(name=name, fingerprint=recipe_fingerprint(recipe, config.row), facts=facts)
@@ -116,7 +122,7 @@ def _plan(
     return planned
 
 
-def _trial_recipe(recipe: Recipe, config: AblationConfig, split: str, drops_baselines: bool) -> Recipe:
+def _trial_recipe(recipe: Recipe, config: AblationConfig, split: str) -> Recipe:
     if recipe.evaluate.max_examples and len(config.seeds) > 1:
         raise ConfigError(
             f"evaluate.max_examples {recipe.evaluate.max_examples}: each seed would draw other examples, which cannot "
@@ -124,8 +130,16 @@ def _trial_recipe(recipe: Recipe, config: AblationConfig, split: str, drops_base
         )
     cutoff = parse_label(config.metric)[1]
     cutoffs = tuple(sorted({*recipe.evaluate.cutoffs, cutoff}))
-    recipe = with_protocol(recipe, split=split, cutoffs=cutoffs, before_rl=False)
-    return replace(recipe, baselines={}) if drops_baselines and recipe.sft is not None else recipe
+    return with_protocol(recipe, split=split, cutoffs=cutoffs, before_rl=False)
+
+
+def _without_other_rows(recipe: Recipe) -> Recipe:
+    """Returns the recipe of the model alone, where it has one; the row that its answers in titles need stays."""
+    if recipe.sft is None:
+        return recipe
+    assistant = recipe.evaluate.titles.assistant
+    rows = {name: row for name, row in recipe.baselines.items() if name == assistant}
+    return replace(recipe, baselines=rows, blend=None)
 
 
 def _run_all(runs: Sequence[_Run], ledger: Ledger) -> list[Outcome]:

@@ -106,7 +106,8 @@ def _verdict(rows: Sequence[AblationRow], best: AblationRow | None, config: "Abl
         top = max(better, key=lambda row: row.difference.value if row.difference else 0.0)
         assert top.difference is not None
         gain = write_signed(top.difference.value)
-        return f"{top.name} beats the base by {gain} {config.metric} on {config.split}, corrected for {len(rows) - 1}."
+        num_compared = sum(row.difference is not None for row in rows)
+        return f"{top.name} beats the base by {gain} {config.metric} on {config.split}, corrected for {num_compared}."
     return f"No variant beats the base ({config.metric} {rows[0].mean.value:.4f}) beyond chance."
 
 

@@ -16,7 +16,9 @@ from typing import Any
 from itemic.core.config import config_to_mapping
 from itemic.core.errors import ArtifactError, ConfigError, ItemicError
 from itemic.core.files import path_hash, read_json, text_hash, write_json
+from itemic.core.run import Run
 from itemic.recipe import Recipe
+from itemic.train.rl.rewards.custom import custom_files
 
 __all__ = ["Ledger", "Outcome", "Trial", "recipe_fingerprint"]
 
@@ -132,15 +134,37 @@ class Ledger:
 
 
 def recipe_fingerprint(recipe: Recipe, *more: str) -> str:
-    """Returns the hash of a recipe, where its run lies left aside, and of the source's files.
+    """Returns the hash of a recipe, where its run lies left aside, and of what it reads from elsewhere.
+
+    That is the source's files, given vectors, folders of an encoder or a backbone, modules of rewards, and what other
+    runs in a blend have made.
 
     Args:
         recipe: What a trial runs.
         more: Whatever else decides its figures.
 
     Raises:
-        ArtifactError: if a source's file is missing.
+        ArtifactError: if a file is missing.
+        ConfigError: if a reward cannot be imported.
     """
     settings = {key: value for key, value in config_to_mapping(recipe).items() if key not in ("run", "report")}
-    files = [path_hash(path) for _, path in sorted(recipe.prepare.source.files().items())]
-    return text_hash(json.dumps(settings, sort_keys=True), *files, *more)
+    files = [path_hash(path) for path in _files(recipe)]
+    return text_hash(json.dumps(settings, sort_keys=True), *files, *_other_runs(recipe), *more)
+
+
+def _files(recipe: Recipe) -> list[Path]:
+    """Returns files and folders outside the run that a recipe's stages read."""
+    source = [path for _, path in sorted(recipe.prepare.source.files().items())]
+    given = [Path(name) for name in (recipe.embed.vectors, recipe.embed.vector_ids) if name]
+    # A name that is no folder is a package's or a hub's, and says itself what it is.
+    named = [recipe.embed.encoder, *(part.backbone for part in (recipe.align, recipe.sft) if part is not None)]
+    folders = [folder for folder in (Path(name).expanduser() for name in named if name) if folder.is_dir()]
+    rewards = recipe.rl.rewards if recipe.rl is not None and recipe.rl.objective == "grpo" else {}
+    return [*source, *given, *folders, *(path for _, path in sorted(custom_files(rewards).items()))]
+
+
+def _other_runs(recipe: Recipe) -> list[str]:
+    """Returns what each run in a blend has made, by the hashes in its manifest."""
+    stages = [Run(folder).manifest()["stages"] for folder in (recipe.blend.runs if recipe.blend is not None else ())]
+    made = [{name: entry["outputs"] for name, entry in of_run.items()} for of_run in stages]
+    return [json.dumps(outputs, sort_keys=True) for outputs in made]

@@ -16,7 +16,7 @@ from itemic.core.errors import ConfigError
 from itemic.core.files import read_json, write_json
 from itemic.core.run import Run
 from itemic.core.seeds import derive_rng
-from itemic.evaluate.report.artifacts import read_training_log
+from itemic.decode.title_config import TitleConfig
 from itemic.model.backbone import DecoderConfig
 from itemic.pipeline import recipe_stages, run_recipe, run_stage
 from itemic.recipe import Recipe, load_recipe
@@ -56,7 +56,7 @@ class ScalingConfig:
     parameters: Literal["non-embedding", "total"] = "non-embedding"
     """What N counts. The rows of a small decoder's vocabulary are most of it and cost no computation."""
     tokens: Literal["seen", "unique"] = "seen"
-    """What D counts: tokens trained on, every epoch anew, which is what 6ND pays for; or tokens of the share's
+    """What D counts: tokens trained on up to the lowest validation loss, every epoch anew; or tokens of the share's
     sequences, once each."""
     num_bootstrap: int = 200
     """Resamples of the runs behind the intervals."""
@@ -69,9 +69,9 @@ class ScalingConfig:
             if not values or len(set(values)) < len(values):
                 raise ConfigError(f"{name}: expected one or more different values, found {values}")
         num_runs = len(self.sizes) * len(self.shares) * len(self.seeds)
-        if min(len(self.sizes), len(self.shares)) < 2 or num_runs < 5:
+        if min(len(self.sizes), len(self.shares)) < 2 or num_runs < 6:
             raise ConfigError(
-                "a law of five figures needs five trainings of two sizes and two shares, found "
+                "a law of five figures, with intervals, needs six trainings of two sizes and two shares, found "
                 f"{len(self.sizes)} sizes x {len(self.shares)} shares x {len(self.seeds)} seeds"
             )
         for share in self.shares:
@@ -94,7 +94,7 @@ def scale(config: ScalingConfig) -> dict[str, Any]:
 
     Raises:
         ConfigError: if a size is no decoder, or the recipe trains no decoder from scratch.
-        DataError: if too few runs succeeded to fit a law.
+        DataError: if fewer than six runs succeeded, too few to fit a law with intervals.
     """
     ledger = Ledger(config.out, "scaling")
     recipe = _base_recipe(config, ledger)
@@ -110,7 +110,7 @@ def scale(config: ScalingConfig) -> dict[str, Any]:
     rng = derive_rng(config.seeds[0], "study", "scaling")
     laws = bootstrap_law(n, d, loss, fit, num_resamples=config.num_bootstrap, rng=rng)
     found = intervals(laws, config.confidence)
-    words = doubts(n, d, loss, fit, found)
+    words = [*doubts(n, d, loss, fit, found), *_doubts_of_trainings(recipe, points)]
     failed = [f"{one.trial.name}: {one.error}" for one in outcomes if one.figures is None]
     wall_time_s = sum(one.wall_time_s for one in outcomes)
     write_study(config.out, describe_scaling(config, points, fit, laws, found, words, failed, wall_time_s))
@@ -144,7 +144,9 @@ def _base_recipe(config: ScalingConfig, ledger: Ledger) -> Recipe:
     recipe = load_recipe(config.recipe, config.changes)
     if recipe.sft is None or recipe.sft.backbone:
         raise ConfigError(f"{config.recipe}: a scaling study trains decoders from scratch: sft without a backbone")
-    return replace(recipe, run=ledger.run_folder(_BASE).as_posix(), baselines={}, align=None, rl=None)
+    # The decoder is judged alone, by semantic IDs: no other recommender is trained, and nobody helps it answer.
+    recipe = with_protocol(recipe, answer="sid", titles=TitleConfig(), model="last")
+    return replace(recipe, run=ledger.run_folder(_BASE).as_posix(), baselines={}, blend=None, align=None, rl=None)
 
 
 def _first_stages(recipe: Recipe) -> list[str]:
@@ -159,8 +161,8 @@ def _plan(config: ScalingConfig, recipe: Recipe, ledger: Ledger) -> list[_Cell]:
         for size in config.sizes:
             for seed in config.seeds:
                 decoder = decoder_of_size(size, recipe.sft.decoder)
-                # A training that stops early has seen fewer tokens than the law is told.
-                training = replace(recipe.sft.training, patience=0)
+                # All trainings follow one schedule to its end; what is untrained has seen nothing and fits no law.
+                training = replace(recipe.sft.training, patience=0, validate_at_start=False)
                 sft = replace(recipe.sft, decoder=decoder, select_by="loss", training=training)
                 name = f"{size}-share{share:g}-seed{seed}"
                 own = with_protocol(replace(recipe, sft=sft, seed=seed), split="valid", before_rl=False)
@@ -183,7 +185,8 @@ def _trainer(cells: Sequence[_Cell], base: Run) -> Any:
         _thin(run, base, cell.share, cell.recipe.seed)
         trained = run_stage(cell.recipe, "sft")
         run_stage(cell.recipe, "evaluate")
-        return {**_count(run), "valid_loss": trained.metrics["best_valid"], _METRIC: _ndcg(run)}
+        steps = {name: trained.metrics[name] for name in ("num_steps", "best_step")}
+        return {**_count(run), **steps, "valid_loss": trained.metrics["best_valid"], _METRIC: _ndcg(run)}
 
     return work
 
@@ -200,19 +203,43 @@ def _thin(run: Run, base: Run, share: float, seed: int) -> None:
 
 
 def _count(run: Run) -> dict[str, int]:
-    """Returns a training's parameters, with and without the vocabulary's rows, and tokens, seen and unique."""
+    """Returns a training's parameters, with and without the vocabulary's rows, and its tokens.
+
+    ``seen`` are those up to the parameters that were kept, whose loss is fitted; ``trained`` those of all steps;
+    ``unique`` those of the sequences.
+    """
     card = read_json(run.path("model") / "config.json")
-    total = run.manifest()["stages"]["sft"]["metrics"]["num_parameters"]
+    metrics = run.manifest()["stages"]["sft"]["metrics"]
+    total = metrics["num_parameters"]
     rows = card["vocab_size"] * card["hidden_size"] * (1 if card["tie_word_embeddings"] else 2)
     levels = len(read_json(run.path("catalog") / "catalog.json")["codebook_sizes"])
     lessons = Dataset.load(run.path("dataset")).train_sequences().values()
-    seen = sum(record["tokens"] for record in read_training_log(run.path("sft.jsonl")).train)
     return {
         "total": total,
         "non-embedding": total - rows,
-        "seen": seen,
+        "seen": metrics["best_tokens"],
+        "trained": metrics["num_tokens"],
         "unique": levels * sum(map(len, lessons)),
     }
+
+
+def _doubts_of_trainings(recipe: Recipe, points: Sequence[ScalingPoint]) -> list[str]:
+    """Returns in words where the trainings were not alike in all but size and share."""
+    words = []
+    if recipe.tokenize.needs_collaborative:
+        words.append(
+            "The semantic IDs are made with vectors of the whole log's interactions, so that a decoder on a small "
+            "share has codes that know all users: data may help more than β says. tokenize.vectors={kind: text} and "
+            "collaborative=null leave them out."
+        )
+    early = [point for point in points if point.figures["best_step"] < point.figures["num_steps"]]
+    if early:
+        words.append(
+            f"{len(early)} of {len(points)} trainings had their lowest loss before their last step, which is where "
+            "their D ends: the learning rate was not yet at its end there, and what followed only taught the share "
+            "by heart. Fewer epochs, or more dropout, let them end together."
+        )
+    return words
 
 
 def _ndcg(run: Run) -> float | None:

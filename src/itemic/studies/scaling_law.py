@@ -136,7 +136,15 @@ def bootstrap_law(
         fit: Of all runs: where the search starts.
         num_resamples: Number of resamples.
         rng: Draws them.
+
+    Raises:
+        DataError: if there are fewer than six runs, or a hundred draws in a row could not be fitted.
     """
+    if len(loss) <= _NUM_PARAMETERS:
+        # A resample of five runs can only be fitted where it has each of them once: the interval would be a point.
+        raise DataError(
+            f"scaling law: intervals need at least {_NUM_PARAMETERS + 1} runs to draw from, found {len(loss)}"
+        )
     centre = np.log(num_parameters).mean(), np.log(num_tokens).mean()
     start = _to_vector(fit.law, *centre)
     laws = []
@@ -270,7 +278,10 @@ def _draw(num_parameters: np.ndarray, num_tokens: np.ndarray, rng: np.random.Gen
         rows = rng.integers(0, len(num_tokens), len(num_tokens))
         if _can_fit(num_parameters, num_tokens, rows):
             return rows
-    return np.arange(len(num_tokens))
+    raise DataError(
+        f"scaling law: none of {_TRIES} resamples of the {len(num_tokens)} runs has {_NUM_PARAMETERS} different ones "
+        "of two sizes and two amounts of data; intervals need more runs"
+    )
 
 
 def _can_fit(num_parameters: np.ndarray, num_tokens: np.ndarray, rows: np.ndarray) -> bool:

@@ -140,7 +140,10 @@ _ONE_SEED = "One seed a cell: the noise of a single training is in the points an
 
 def _law_words(config: "ScalingConfig") -> str:
     parameters = {"non-embedding": "parameters without the rows of the vocabulary", "total": "all parameters"}
-    tokens = {"seen": "tokens trained on, each epoch anew", "unique": "tokens of the sequences, once each"}
+    tokens = {
+        "seen": "tokens trained on up to the lowest loss, each epoch anew",
+        "unique": "tokens of the sequences, once each",
+    }
     return (
         f"N counts {parameters[config.parameters]}, D {tokens[config.tokens]}. Huber loss of the log-loss (δ = 0.001), "
         f"L-BFGS from 36 starts; intervals ({config.confidence:.0%}) resample the trainings {config.num_bootstrap} "
@@ -171,6 +174,7 @@ def _trainings(points: Sequence[ScalingPoint], law: ScalingLaw) -> Table:
             write_quantity(point.figures["total"]),
             write_quantity(point.figures["unique"]),
             write_quantity(point.figures["seen"]),
+            write_percent(point.figures["best_step"] / point.figures["num_steps"], 0),
             f"{point.compute:.2e}",
             write_metric(point.loss),
             write_metric(float(expected)),
@@ -179,8 +183,8 @@ def _trainings(points: Sequence[ScalingPoint], law: ScalingLaw) -> Table:
         )
         for point, expected in zip(points, law.loss(n, d), strict=True)
     )
-    columns = ("Size, share", "N non-embedding", "N total", "D unique", "D seen", "C", "L", "L of the law", "NDCG@10")
-    return Table(columns=(*columns, "time"), rows=rows)
+    columns = ("Size, share", "N non-embedding", "N total", "D unique", "D seen", "of the steps", "C")
+    return Table(columns=(*columns, "L", "L of the law", "NDCG@10", "time"), rows=rows)
 
 
 def _curves(points: Sequence[ScalingPoint], law: ScalingLaw) -> Figure:
@@ -188,13 +192,13 @@ def _curves(points: Sequence[ScalingPoint], law: ScalingLaw) -> Figure:
     grid = np.geomspace(n.min() / 1.5, n.max() * 1.5, 60)
     data = []
     for place, share in enumerate(sorted({point.share for point in points})):
-        own = [point for point in points if point.share == share]
-        tokens = float(np.exp(np.mean([np.log(point.num_tokens) for point in own])))
+        sizes, amounts, losses = arrays([point for point in points if point.share == share])
+        tokens = float(np.exp(np.log(amounts).mean()))
         colour = f"var(--series-{place % _NUM_COLOURS + 1})"
         name = f"D {write_quantity(round(tokens))}"
         curve = law.loss(grid, np.full_like(grid, tokens))
         data += [
-            _trace(name, [point.num_parameters for point in own], [point.loss for point in own], colour, "markers"),
+            _trace(name, sizes.tolist(), losses.tolist(), colour, "markers"),
             {**_trace(f"{name}, law", grid.tolist(), curve.tolist(), colour, "lines"), "showlegend": False},
         ]
     spec = {"data": data, "layout": _axes("parameters N", "validation loss, nats a token")}
@@ -214,6 +218,7 @@ def _frontier_words(points: Sequence[ScalingPoint]) -> str:
 
 def _frontier(points: Sequence[ScalingPoint], law: ScalingLaw, laws: Sequence[ScalingLaw], confidence: float) -> Figure:
     compute = np.array([point.compute for point in points])
+    sizes, amounts, _ = arrays(points)
     grid = np.geomspace(compute.min(), compute.max() * 10, 40)
     best = dict(zip(("N", "D"), law.optimum(grid), strict=True))
     resampled = np.stack([np.stack(one.optimum(grid)) for one in laws])
@@ -225,9 +230,9 @@ def _frontier(points: Sequence[ScalingPoint], law: ScalingLaw, laws: Sequence[Sc
             edge = _trace(f"{name}, interval", grid.tolist(), ends.tolist(), colour, "lines")
             data.append({**edge, "line": {"color": colour, "width": 1, "dash": "dot"}, "showlegend": False})
         data.append(_trace(f"best {name}", grid.tolist(), values.tolist(), colour, "lines"))
-    for place, (name, key) in enumerate((("N", "num_parameters"), ("D", "num_tokens"))):
-        own = [getattr(point, key) for point in points]
-        data.append(_trace(f"{name} of the trainings", compute.tolist(), own, f"var(--series-{place + 1})", "markers"))
+    for place, (name, own) in enumerate((("N", sizes), ("D", amounts))):
+        colour = f"var(--series-{place + 1})"
+        data.append(_trace(f"{name} of the trainings", compute.tolist(), own.tolist(), colour, "markers"))
     spec = {"data": data, "layout": _axes("compute C = 6ND", "parameters N, tokens D")}
     return Figure(
         key="optimum",

@@ -13,7 +13,7 @@ from itemic.core.seeds import derive_rng
 from itemic.evaluate.metrics.labels import rank_metric
 from itemic.evaluate.significance import bootstrap_intervals, paired_difference
 
-__all__ = ["Difference", "ExampleValues", "Mean", "compare_values", "holm", "mean_values", "read_values"]
+__all__ = ["Difference", "ExampleValues", "Mean", "compare_values", "mean_values", "read_values"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,18 +124,3 @@ def compare_values(
         rng=derive_rng(seed, "study", "difference"),
     )
     return Difference(value=float(differences.mean()), low=low, high=high, p_value=p_value)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns the p-values corrected for their number by Holm's method, in the same order.
-
-    With the p-values rising, p(1) <= ... <= p(m):  p'(i) = max over j <= i of min(1, (m - j + 1) p(j)).
-
-    Holm, A simple sequentially rejective multiple test procedure, 1979.
-    """
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
-        corrected[index] = largest
-    return corrected

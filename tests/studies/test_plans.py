@@ -1,0 +1,98 @@
+"""What a study makes of a recipe: the model alone where it alone is judged, and one schedule for every training."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from itemic.recipe import Recipe, load_recipe
+from itemic.studies.ablation import AblationConfig, _plan
+from itemic.studies.ledger import Ledger
+from itemic.studies.scaling import ScalingConfig, _base_recipe, _doubts_of_trainings
+from itemic.studies.scaling import _plan as plan_scaling
+from itemic.studies.scaling_page import ScalingPoint
+from itemic.studies.variants import find_variants
+
+BLEND = {"members": ["model", "covisit-knn"], "name": "all together"}
+TITLES = {"answer": "title-tree", "titles": {"assistant": "sasrec"}}
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n")
+    (tmp_path / "items.csv").write_text("item_id,title,description\n")
+
+    def _write(**sections: object) -> Path:
+        source = {"format": "table", "interactions": str(tmp_path / "log.csv"), "items": str(tmp_path / "items.csv")}
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({"prepare": {"source": source}, **sections}))
+        return path
+
+    return _write
+
+
+def ablation_recipe(path: Path, folder: Path, **settings: object) -> Recipe:
+    """The recipe of the base under the first seed."""
+    values = {"recipe": path, "out": folder / "study", "vary": {"sft.decoder.dropout": (0.2,)}, **settings}
+    config = AblationConfig(**values)
+    variants = find_variants(path, (), config.vary, is_grid=False)
+    return _plan(variants, config, Ledger(config.out, "ablation"), "valid")[0].recipe
+
+
+def test_an_ablation_of_the_model_trains_nobody_else(write, tmp_path: Path) -> None:
+    recipe = ablation_recipe(write(blend=BLEND), tmp_path)
+    assert (dict(recipe.baselines), recipe.blend) == ({}, None)
+
+
+def test_an_ablation_keeps_the_row_that_answers_in_titles_need(write, tmp_path: Path) -> None:
+    recipe = ablation_recipe(write(evaluate=TITLES), tmp_path)
+    assert list(recipe.baselines) == ["sasrec"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"row": "all together"}, {"vary": {"blend.num_folds": (2, 3)}}, {"vary": {"baselines.sasrec.max_trials": (2,)}}],
+)
+def test_an_ablation_keeps_all_rows_where_another_than_the_model_is_judged(write, tmp_path: Path, settings) -> None:
+    path = write(blend=BLEND, baselines=["popularity", "covisit-knn", "sasrec"])
+    recipe = ablation_recipe(path, tmp_path, **settings)
+    assert recipe.blend == load_recipe(path).blend
+    assert list(recipe.baselines) == list(load_recipe(path).baselines)
+
+
+def scaling(path: Path, folder: Path) -> ScalingConfig:
+    return ScalingConfig(recipe=path, out=folder / "study", sizes=("32x1", "64x2"), shares=(0.1, 0.5, 1.0))
+
+
+@pytest.mark.parametrize("sections", [{"blend": BLEND}, {"evaluate": TITLES}, {"evaluate": {"model": "sft"}}])
+def test_a_scaling_study_judges_the_decoder_alone(write, tmp_path: Path, sections) -> None:
+    config = scaling(write(**sections), tmp_path)
+    recipe = _base_recipe(config, Ledger(config.out, "scaling"))
+    assert (dict(recipe.baselines), recipe.blend) == ({}, None)
+    assert (recipe.evaluate.answer, recipe.evaluate.titles.assistant, recipe.evaluate.model) == ("sid", "", "last")
+
+
+def test_trainings_of_a_scaling_study_end_together(write, tmp_path: Path) -> None:
+    training = {"patience": 2, "validate_at_start": True}
+    config = scaling(write(sft={"training": training, "select_by": "ndcg"}), tmp_path)
+    ledger = Ledger(config.out, "scaling")
+    for cell in plan_scaling(config, _base_recipe(config, ledger), ledger):
+        assert cell.recipe.sft is not None
+        assert cell.recipe.sft.select_by == "loss"
+        assert (cell.recipe.sft.training.patience, cell.recipe.sft.training.validate_at_start) == (0, False)
+
+
+def point(best_step: int) -> ScalingPoint:
+    figures = {"best_step": best_step, "num_steps": 30}
+    facts = {"size": "8x1", "share": 1.0, "seed": 0, "num_parameters": 1, "num_tokens": 1}
+    return ScalingPoint(**facts, loss=1.0, ndcg=None, figures=figures, wall_time_s=0.0)
+
+
+def test_trainings_that_differ_in_more_than_size_and_share_are_doubted(write) -> None:
+    recipe = load_recipe(write())
+    assert _doubts_of_trainings(recipe, [point(30), point(30)]) == []
+    [early] = _doubts_of_trainings(recipe, [point(30), point(20)])
+    assert "1 of 2 trainings had their lowest loss before their last step" in early
+    joined = load_recipe(write(), ("collaborative={kind: svd}", "tokenize.vectors={kind: joint}"))
+    [codes] = _doubts_of_trainings(joined, [point(30)])
+    assert "vectors of the whole log" in codes
