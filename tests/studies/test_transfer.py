@@ -1,6 +1,11 @@
 """A model of one toy shop recommends from another that sells the same things under other ids: a known answer."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,7 @@ from itemic.cli.main import main
 from itemic.core.errors import ConfigError
 from itemic.recipe import load_recipe
 from itemic.sid.quantizers.rqkmeans import RQKMeans
-from itemic.studies.transfer import TransferConfig
+from itemic.studies.transfer_config import TransferConfig
 from itemic.studies.transfer_parts import extend_codes
 
 THINGS = ["apple", "bread", "cheese", "date", "egg", "fig", "grape", "honey", "ice", "jam", "kale", "lemon"]
@@ -88,11 +93,29 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any
     return found
 
 
+def start_and_kill(out: Path, *arguments: object) -> dict[str, Any]:
+    """Returns what a study had done when it was killed."""
+    command = ["study", "transfer", *map(str, arguments), "--metric", "HR@1"]
+    program = [sys.executable, "-c", "from itemic.cli.main import main; main()", *command]
+    process = subprocess.Popen(program, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 300
+    while not (out / "study.json").is_file():
+        assert process.poll() is None, "the study ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done: dict[str, Any] = json.loads((out / "study.json").read_text())["trials"]
+    return done
+
+
 def test_what_one_shop_taught_is_right_in_another(
     write_shop: WriteShop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "study"
     arguments = (write_shop("a", 1), write_shop("b", 7), "--out", out, "--modes", "shared,refitted,extended,rl")
+    done = start_and_kill(out, *arguments)
+    assert list(done) == ["target-seed0"]
     found = run(capsys, *arguments)
     assert found["failed"] == []
     (table,) = found["tables"].values()
@@ -106,6 +129,7 @@ def test_what_one_shop_taught_is_right_in_another(
     manifest = json.loads((runs / "shared-seed0" / "manifest.json").read_text())["stages"]
     assert manifest["sft"]["config"] == {"transfer": "adopted", "max_history": 4}, "zero-shot: nothing was trained"
     trials = json.loads((out / "study.json").read_text())["trials"]
+    assert trials["target-seed0"] == done["target-seed0"], "a killed study goes on"
     # A further mode leaves what is done alone.
     run(capsys, *arguments[:-1], "shared,in-domain")
     again = json.loads((out / "study.json").read_text())["trials"]
@@ -134,7 +158,17 @@ def test_a_model_of_words_is_asked_by_titles(
     write_shop: WriteShop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "study"
-    arguments = ["--out", out, "--modes", "text", "--both", "--words", "300", "sft.rows_per_batch=1"]
+    arguments = [
+        "--out",
+        out,
+        "--modes",
+        "text",
+        "--both",
+        "--words",
+        "300",
+        "sft.rows_per_batch=1",
+        "sft.training.epochs=32",
+    ]
     found = run(capsys, write_shop("a", 1), write_shop("b", 7), *arguments)
     assert found["failed"] == []
     assert list(found["tables"]) == ["source to target", "target to source"]

@@ -77,7 +77,8 @@ def _transfer(argv: list[str]) -> None:
     parser.add_argument("--extra-codes", type=int, help="codes of the level that extended adds, 16 by default")
     parser.add_argument("--words", type=int, help="words that a source model learns for text, 4000 by default")
     arguments = parser.parse_intermixed_args(argv)
-    from itemic.studies.transfer import TransferConfig, transfer
+    from itemic.studies.transfer import transfer
+    from itemic.studies.transfer_config import TransferConfig
 
     values = _settings(arguments)
     if values["changes"] and "=" not in values["changes"][0]:

@@ -11,7 +11,7 @@ from itemic.studies.page import Finding, Section, StudyPage
 from itemic.studies.values import Difference, Mean
 
 if TYPE_CHECKING:
-    from itemic.studies.transfer import TransferConfig
+    from itemic.studies.transfer_config import TransferConfig
 
 __all__ = ["TransferRow", "describe_transfer"]
 
