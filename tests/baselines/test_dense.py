@@ -31,8 +31,9 @@ def test_names_in_tables_differ(make_dataset):
     dataset = make_dataset(SEQUENCES, 5)
     catalog = Catalog(np.arange(5)[:, None], dataset.items["item_id"].to_list(), (5,))
     given = Materials(dataset=dataset, vectors=np.eye(5, dtype=np.float32), catalog=catalog)
-    models = [fit_baseline(kind, dataset, seed=0, materials=given) for kind in BASELINES]
+    models = [fit_baseline(kind, given, seed=0) for kind in BASELINES]
     assert len({model.name for model in models}) == len(BASELINES)
+    assert [model.name for model in models] == [kind.name for kind in BASELINES.values()]
 
 
 def test_an_unknown_baseline_is_refused(make_dataset):

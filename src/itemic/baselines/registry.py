@@ -13,6 +13,7 @@ import pydantic
 
 from itemic.baselines.covisit_knn import CovisitKNN, CovisitKNNConfig
 from itemic.baselines.covisit_text import CovisitText, CovisitTextConfig
+from itemic.baselines.dense import DenseRecommender
 from itemic.baselines.ease import EASE, EASEConfig
 from itemic.baselines.item_knn import ItemKNN, ItemKNNConfig
 from itemic.baselines.materials import Materials
@@ -70,20 +71,32 @@ class Baseline(Recommender, Protocol):
 class BaselineKind:
     """How baselines of one kind are made."""
 
+    recommender: Any
+    """Its class, with ``name`` and, as ``DenseRecommender`` has it, ``load``."""
     settings: type
     """Dataclass of its settings; all have defaults."""
     fit: Callable[[Materials, Any, int], Baseline]
     """From materials, settings and seed."""
-    load: Callable[..., Baseline]
-    """As ``DenseRecommender.load``: from path, made_from, and device by keyword."""
     needs: tuple[Literal["vectors", "catalog"], ...] = ()
     """What it reads beside the dataset."""
+
+    @property
+    def name(self) -> str:
+        """Name in tables of rows that say none."""
+        return str(self.recommender.name)
+
+    @property
+    def scores_every_item(self) -> bool:
+        """Whether ``score`` gives the whole catalogue's, as members of a blend and assistants must."""
+        return issubclass(self.recommender, DenseRecommender)
 
 
 def _of_dataset(recommender: Any, settings: type) -> BaselineKind:
     """Returns the kind of a recommender that is fitted to the dataset alone."""
     return BaselineKind(
-        settings, lambda given, config, seed: recommender.fit(given.dataset, seed=seed, config=config), recommender.load
+        recommender,
+        settings,
+        lambda given, config, seed: recommender.fit(given.dataset, seed=seed, config=config),
     )
 
 
@@ -123,15 +136,15 @@ BASELINES: Mapping[str, BaselineKind] = MappingProxyType(
         "repeat-last": _of_dataset(RepeatLast, RepeatLastConfig),
         "item-knn": _of_dataset(ItemKNN, ItemKNNConfig),
         "covisit-knn": _of_dataset(CovisitKNN, CovisitKNNConfig),
-        "text-knn": BaselineKind(TextKNNConfig, _fit_text_knn, TextKNN.load, ("vectors",)),
-        "covisit-text": BaselineKind(CovisitTextConfig, _fit_covisit_text, CovisitText.load, ("vectors",)),
+        "text-knn": BaselineKind(TextKNN, TextKNNConfig, _fit_text_knn, ("vectors",)),
+        "covisit-text": BaselineKind(CovisitText, CovisitTextConfig, _fit_covisit_text, ("vectors",)),
         "ease": _of_dataset(EASE, EASEConfig),
         "gru4rec": _of_dataset(GRU4Rec, GRU4RecConfig),
         "caser": _of_dataset(Caser, CaserConfig),
         "sasrec-bce": _of_dataset(SASRecBCE, SASRecBCEConfig),
         "sasrec": _of_dataset(SASRec, SASRecConfig),
         "hstu": _of_dataset(HSTU, HSTUConfig),
-        "tiger": BaselineKind(TIGERConfig, _fit_tiger, TIGER.load, ("catalog",)),
+        "tiger": BaselineKind(TIGER, TIGERConfig, _fit_tiger, ("catalog",)),
     }
 )
 """Every kind of baseline by its name in recipes, plainest first."""
@@ -158,17 +171,14 @@ class BaselineRow:
             raise ConfigError(f"max_trials must be at least 1, found {self.max_trials}")
 
 
-def fit_baseline(
-    kind: str, dataset: Dataset, *, seed: int, settings: Any = None, materials: Materials | None = None
-) -> Baseline:
+def fit_baseline(kind: str, given: Dataset | Materials, *, seed: int, settings: Any = None) -> Baseline:
     """Returns a fitted baseline of a kind.
 
     Args:
         kind: One of ``BASELINES``.
-        dataset: What it learns from.
+        given: What it learns from: the dataset, with vectors or catalog for the kinds that need them.
         seed: Of whatever is random in it.
         settings: The kind's settings; None takes the defaults.
-        materials: Dataset with vectors and catalog, for the kinds that need them.
 
     Raises:
         ConfigError: if there is no such kind, or it needs what there is not.
@@ -176,8 +186,8 @@ def fit_baseline(
     """
     if kind not in BASELINES:
         raise ConfigError(f"no baseline {kind!r}; there are {', '.join(BASELINES)}")
-    chosen = BASELINES[kind]
-    return chosen.fit(materials or Materials(dataset=dataset), settings or chosen.settings(), seed)
+    chosen, materials = BASELINES[kind], Materials(dataset=given) if isinstance(given, Dataset) else given
+    return chosen.fit(materials, settings or chosen.settings(), seed)
 
 
 def load_baseline(kind: str, path: Path, made_from: str | None = None, *, device: str = "auto") -> Baseline:
@@ -189,4 +199,5 @@ def load_baseline(kind: str, path: Path, made_from: str | None = None, *, device
     """
     if kind not in BASELINES:
         raise ConfigError(f"no baseline {kind!r}; there are {', '.join(BASELINES)}")
-    return BASELINES[kind].load(path, made_from, device=device)
+    baseline: Baseline = BASELINES[kind].recommender.load(path, made_from, device=device)
+    return baseline

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from itemic.baselines.materials import Materials
-from itemic.baselines.registry import BASELINES, Baseline, BaselineRow, load_baseline
+from itemic.baselines.registry import BASELINES, Baseline, BaselineRow, fit_baseline, load_baseline
 from itemic.baselines.search import best_settings, combinations
 from itemic.core.config import config_to_mapping
 from itemic.core.dataset import Dataset
@@ -156,14 +156,14 @@ def _fit(
     exclude_history: bool | Literal["auto"],
     seed: int,
 ) -> dict[str, Any]:
-    kind = BASELINES[row.settings.kind]
+    kind = row.settings.kind
     options = combinations(row, seed=seed)
     trials_path = folder / f"{key}.trials.json"
     trials = _known_trials(trials_path, made_from)
     protocol = EvaluateConfig(split="valid", cutoffs=(_CUTOFF,), num_bootstrap=1, exclude_history=exclude_history)
 
     def score(some: Any) -> float:
-        fitted = kind.fit(given, some, seed)
+        fitted = fit_baseline(kind, given, seed=seed, settings=some)
         found = evaluate_recommender(fitted, given.dataset, protocol, seed=seed).metrics[f"NDCG@{_CUTOFF}"]["value"]
         assert found is not None, "a ranking metric always has a value"
         return found
@@ -175,13 +175,13 @@ def _fit(
 
     settings = best_settings(options, score, trials, keep) if len(options) > 1 else row.settings
     started, started_cpu = time.perf_counter(), time.process_time()
-    fitted = kind.fit(given, settings, seed)
+    fitted = fit_baseline(kind, given, seed=seed, settings=settings)
     fit_s, fit_cpu_s = time.perf_counter() - started, time.process_time() - started_cpu
     log.info("fitted %s in %.1f s", row.name or fitted.name, fit_s)
     fitted.save(folder / f"{key}.safetensors", made_from)
     trials_path.unlink(missing_ok=True)
     return {
-        "kind": row.settings.kind,
+        "kind": kind,
         "own_name": fitted.name,
         "made_from": made_from,
         "settings": config_to_mapping(settings),

@@ -1,6 +1,5 @@
 """The training of every sequential baseline: one loop, stopped by NDCG@10 on valid; knows no network's inside."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from itemic.baselines.best_epoch import VALID_CUTOFF, BestEpoch, valid_cases
 from itemic.baselines.dense import DenseRecommender
 from itemic.baselines.interactions import TrainingLog
 from itemic.baselines.sequential.batch import Batch, Lessons
@@ -23,11 +23,10 @@ from itemic.core.progress import progress_bar
 from itemic.core.ranking import allowed_mask
 from itemic.core.seeds import derive_rng
 from itemic.evaluate.metrics.ndcg import ndcg
-from itemic.evaluate.protocol import EvaluateConfig, EvaluationSet, evaluation_set
+from itemic.evaluate.protocol import EvaluationSet
 
 __all__ = ["Plan", "plan_for_examples", "plan_for_windows", "train", "valid_ndcg"]
 
-_VALID_CUTOFF = 10
 _VALID_BATCH = 256
 
 
@@ -112,33 +111,16 @@ def train(
 
     Without valid examples the last epoch's weights stay.
     """
-    valid = _valid_cases(dataset, config, seed)
-    best = _Best()
+    valid = valid_cases(dataset, config.max_valid_examples, seed)
+    best = BestEpoch(network, config.patience)
     with progress_bar(f"fitting {model.name}, epochs", total=config.max_epochs) as advance:
         for epoch in range(config.max_epochs):
             train_epoch(network, plan, epoch, config.max_epochs)
-            if valid is not None:
-                best.offer(valid_ndcg(model, valid), epoch, network)
-                if epoch - best.epoch >= config.patience:
-                    break
-            advance(1, f"valid NDCG@{_VALID_CUTOFF} {best.ndcg:.4f}" if valid is not None else "")
-    if best.weights is not None:
-        network.load_state_dict(best.weights)
+            if valid is not None and best.offer(valid_ndcg(model, valid), epoch):
+                break
+            advance(1, f"valid NDCG@{VALID_CUTOFF} {best.figure:.4f}" if valid is not None else "")
+    best.restore()
     network.eval()
-
-
-@dataclass
-class _Best:
-    """The weights of the best epoch so far."""
-
-    ndcg: float = -1.0
-    epoch: int = -1
-    weights: dict[str, Tensor] | None = None
-
-    def offer(self, value: float, epoch: int, network: SequentialNetwork) -> None:
-        """Takes the network's weights if the value is the highest so far."""
-        if value > self.ndcg:
-            self.ndcg, self.epoch, self.weights = value, epoch, copy.deepcopy(network.state_dict())
 
 
 def train_epoch(network: SequentialNetwork, plan: Plan, epoch: int, max_epochs: int) -> None:
@@ -154,12 +136,6 @@ def train_epoch(network: SequentialNetwork, plan: Plan, epoch: int, max_epochs: 
         plan.optimizer.step()
 
 
-def _valid_cases(dataset: Dataset, config: SequentialConfig, seed: int) -> EvaluationSet | None:
-    if dataset.valid.is_empty():
-        return None
-    return evaluation_set(dataset, EvaluateConfig(split="valid", max_examples=config.max_valid_examples), seed=seed)
-
-
 def valid_ndcg(model: DenseRecommender, cases: EvaluationSet) -> float:
     """Returns what the evaluation would give as NDCG@10, straight from the scores: no list is needed."""
     total = 0.0
@@ -169,5 +145,5 @@ def valid_ndcg(model: DenseRecommender, cases: EvaluationSet) -> float:
         scores = np.where(allowed, model.score(cases.histories(rows)), -np.inf)
         own = scores[np.arange(len(rows)), cases.target[rows]][:, None]
         num_tied = ((scores == own) & allowed).sum(axis=1)
-        total += float(ndcg((scores > own).sum(axis=1), num_tied, _VALID_CUTOFF).sum())
+        total += float(ndcg((scores > own).sum(axis=1), num_tied, VALID_CUTOFF).sum())
     return total / len(cases)

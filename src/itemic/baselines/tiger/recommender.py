@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from itemic.baselines.best_epoch import VALID_CUTOFF, valid_cases
 from itemic.baselines.materials import Materials
 from itemic.baselines.stored import read_fitted, write_fitted
 from itemic.baselines.tiger.config import TIGERConfig
@@ -17,7 +18,6 @@ from itemic.baselines.tiger.network import TigerNetwork, TigerShape
 from itemic.baselines.tiger.search import beam_search
 from itemic.baselines.tiger.training import Examples, train
 from itemic.core.allocator import tune_allocator
-from itemic.core.dataset import Dataset
 from itemic.core.device import pick_device
 from itemic.core.errors import ArtifactError, DataError
 from itemic.core.ranking import Histories, Recommendations, check_histories
@@ -29,12 +29,11 @@ from itemic.decode.recommender import list_items
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Normalization
 from itemic.evaluate.metrics.ndcg import ndcg
-from itemic.evaluate.protocol import EvaluateConfig, EvaluationSet, evaluation_set
+from itemic.evaluate.protocol import EvaluationSet
 from itemic.evaluate.ranks import target_ranks
 
 __all__ = ["TIGER"]
 
-_VALID_CUTOFF = 10
 _BATCH = 128
 """Histories searched at once."""
 
@@ -108,7 +107,7 @@ class TIGER:
             network = TigerNetwork(_shape(config, catalog.codebook_sizes), config.dropout).to(device)
             codes, active = np.array(catalog.codes), np.array(catalog.active)
             model = cls(network, codes, active, config.num_beams, config.normalize)
-            valid = _valid_cases(dataset, config, seed)
+            valid = valid_cases(dataset, config.max_valid_examples, seed)
             valid_ndcg = None if valid is None else lambda: _valid_ndcg(model, valid)
             train(network, examples, model._codes_there, config, derive_rng(seed, "tiger", "batches"), valid_ndcg)
         return model
@@ -207,15 +206,9 @@ def _shape(config: TIGERConfig, codebook_sizes: tuple[int, ...]) -> TigerShape:
     )
 
 
-def _valid_cases(dataset: Dataset, config: TIGERConfig, seed: int) -> EvaluationSet | None:
-    if dataset.valid.is_empty():
-        return None
-    return evaluation_set(dataset, EvaluateConfig(split="valid", max_examples=config.max_valid_examples), seed=seed)
-
-
 def _valid_ndcg(model: TIGER, cases: EvaluationSet) -> float:
     """Returns what the evaluation would give as NDCG@10, but for ties that the list's end cuts."""
     rows = np.arange(len(cases))
-    lists = model.recommend(cases.histories(rows), _VALID_CUTOFF, exclude=cases.excluded(rows))
+    lists = model.recommend(cases.histories(rows), VALID_CUTOFF, exclude=cases.excluded(rows))
     ranks = target_ranks(lists, cases.target)
-    return float(ndcg(ranks.num_better, ranks.num_tied, _VALID_CUTOFF).mean())
+    return float(ndcg(ranks.num_better, ranks.num_tied, VALID_CUTOFF).mean())

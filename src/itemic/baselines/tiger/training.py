@@ -1,6 +1,5 @@
 """How TIGER learns: every example of the train split once an epoch; valid chooses the epoch and nothing else."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from itemic.baselines.best_epoch import VALID_CUTOFF, BestEpoch
 from itemic.baselines.tiger.config import TIGERConfig
 from itemic.baselines.tiger.network import TigerNetwork
 from itemic.core.dataset import Dataset
@@ -98,7 +98,7 @@ def train(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    best, best_epoch, best_weights = -1.0, -1, None
+    best = BestEpoch(network, config.patience)
     num_batches = -(-len(examples.end) // config.batch_size)
     with progress_bar("fitting TIGER, steps", total=config.max_epochs * num_batches) as advance:
         for epoch in range(config.max_epochs):
@@ -111,16 +111,14 @@ def train(
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-                advance(1, f"epoch {epoch + 1}, best valid NDCG@10 {best:.4f}" if best >= 0 else "")
+                advance(
+                    1,
+                    f"epoch {epoch + 1}, best valid NDCG@{VALID_CUTOFF} {best.figure:.4f}" if best.figure >= 0 else "",
+                )
             network.eval()
-            if valid_ndcg is not None:
-                value = valid_ndcg()
-                if value > best:
-                    best, best_epoch, best_weights = value, epoch, copy.deepcopy(network.state_dict())
-                if epoch - best_epoch >= config.patience:
-                    break
-    if best_weights is not None:
-        network.load_state_dict(best_weights)
+            if valid_ndcg is not None and best.offer(valid_ndcg(), epoch):
+                break
+    best.restore()
 
 
 def training_loss(
