@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-import polars as pl
-
 from itemic.baselines.dense import DenseRecommender
 from itemic.baselines.stage import load_rows
 from itemic.core.errors import ConfigError
@@ -80,7 +77,7 @@ def title_recommender(
             prompt,
             start_id=end_id if start_id is None else start_id,
             end_id=end_id,
-            popularity=_popularity(trained),
+            popularity=trained.dataset.train_counts(),
             popularity_power=config.popularity_power,
             max_new_tokens=config.max_new_tokens,
             batch_size=batch_size,
@@ -105,12 +102,6 @@ def _check_taught(run: Run) -> None:
     stages = run.manifest()["stages"]
     if not any(_TASK in stages[name]["config"]["tasks"] for name in ("align", "sft", "rl") if name in stages):
         raise ConfigError(f"the run's model was not taught to name the next item; put {_TASK} among sft.tasks")
-
-
-def _popularity(trained: TrainedRun) -> np.ndarray:
-    dataset = trained.dataset
-    items = dataset.interactions.filter(pl.col("split") == "train")["item_index"].to_numpy()
-    return np.bincount(items, minlength=dataset.num_items)
 
 
 def _assistant(run: Run, row: str, device: str) -> Assistant:

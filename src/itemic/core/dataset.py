@@ -85,6 +85,11 @@ class Dataset:
         table: pl.DataFrame = getattr(self, name)
         return table
 
+    def train_counts(self) -> Int64[np.ndarray, "N"]:
+        """Returns how many training interactions each item has."""
+        learned = self.interactions.filter(pl.col("split") == "train")["item_index"].to_numpy()
+        return np.bincount(learned, minlength=self.num_items).astype(np.int64)
+
     def train_sequences(self) -> dict[str, list[int]]:
         """Returns each user's training items, oldest first: what a sequence model may see, and nothing later.
 

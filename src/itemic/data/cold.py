@@ -59,7 +59,7 @@ def hold_out(dataset: Dataset, config: ColdConfig, *, seed: int) -> Dataset:
     held = _without(dataset, drawn)
     if held.train.is_empty():
         raise DataError(f"cold: without {int(drawn.sum())} of {dataset.num_items} items no train example is left")
-    cold = _train_counts(held) == 0
+    cold = held.train_counts() == 0
     # Histories of a given split may hold what the log does not have.
     train = held.train.with_columns(_filtered(held.train["history"], ~cold))
     info: dict[str, Any] = {
@@ -77,7 +77,7 @@ def hold_out(dataset: Dataset, config: ColdConfig, *, seed: int) -> Dataset:
 
 def _draw(dataset: Dataset, config: ColdConfig, seed: int) -> Bool[np.ndarray, "N"]:
     asked_for = np.unique(pl.concat([dataset.valid["target"], dataset.test["target"]]).to_numpy())
-    able = asked_for[_train_counts(dataset)[asked_for] >= config.min_interactions]
+    able = asked_for[dataset.train_counts()[asked_for] >= config.min_interactions]
     num_drawn = round(config.share * len(able))
     if num_drawn == 0:
         raise DataError(
@@ -87,11 +87,6 @@ def _draw(dataset: Dataset, config: ColdConfig, seed: int) -> Bool[np.ndarray, "
     drawn = np.zeros(dataset.num_items, dtype=bool)
     drawn[derive_rng(seed, "prepare", "cold").choice(able, num_drawn, replace=False)] = True
     return drawn
-
-
-def _train_counts(dataset: Dataset) -> Int64[np.ndarray, "N"]:
-    learned = dataset.interactions.filter(pl.col("split") == "train")["item_index"].to_numpy()
-    return np.bincount(learned, minlength=dataset.num_items).astype(np.int64)
 
 
 def _without(dataset: Dataset, drawn: Bool[np.ndarray, "N"]) -> Dataset:

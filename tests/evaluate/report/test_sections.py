@@ -16,7 +16,7 @@ from itemic.evaluate.report.figures import Figure, palette
 from itemic.evaluate.report.focus import Standing, standing
 from itemic.evaluate.report.sections.behaviour import describe_behaviour
 from itemic.evaluate.report.sections.codebooks import describe_codebooks, distinct_prefixes, same_first_code
-from itemic.evaluate.report.sections.data_card import describe_data, train_popularity
+from itemic.evaluate.report.sections.data_card import describe_data
 from itemic.evaluate.report.sections.examples import choose_examples, describe_examples
 from itemic.evaluate.report.sections.exposure import describe_most_listed, shares_by_popularity
 from itemic.evaluate.report.sections.headline import describe_headline
@@ -359,7 +359,7 @@ def test_the_data_card_counts_the_tables(artifacts: RunArtifacts) -> None:
 
 
 def test_popularity_counts_training_only(artifacts: RunArtifacts) -> None:
-    popularity = train_popularity(artifacts.dataset)
+    popularity = artifacts.dataset.train_counts()
     targets = artifacts.dataset.interactions.filter(split="train").height
     assert popularity.sum() == targets
     assert len(popularity) == artifacts.dataset.num_items

@@ -14,7 +14,6 @@ from itemic.evaluate.report.artifacts import EmbeddingFile, RunArtifacts
 from itemic.evaluate.report.figures import Figure, Spec, Table, View, heat_strip
 from itemic.evaluate.report.focus import Standing
 from itemic.evaluate.report.sections.catalog_map import map_figure, top_titles
-from itemic.evaluate.report.sections.data_card import train_popularity
 from itemic.evaluate.report.sections.parts import Fact, Missing
 from itemic.language.spelling import Spelling
 from itemic.sid.catalog import Catalog
@@ -70,7 +69,7 @@ def describe_codebooks(artifacts: RunArtifacts, place: Standing | None, cutoff: 
     groups: tuple[CodeGroup, ...] = ()
     figures = [_use_figure(catalog, found)]
     if artifacts.dataset is not None:
-        popularity = train_popularity(artifacts.dataset)
+        popularity = artifacts.dataset.train_counts()
         groups = tuple(_groups(catalog, artifacts.dataset, popularity))
         ranked = artifacts.rankings.get(place.focus) if place else None
         figures.append(map_figure(catalog, artifacts.dataset, popularity, ranked, cutoff))

@@ -18,7 +18,7 @@ from itemic.evaluate.report.artifacts import RunArtifacts
 from itemic.evaluate.report.figures import Figure, Line, Spec, Style, Table, View, bar_chart, line_chart
 from itemic.evaluate.report.sections.parts import Fact, Missing, flatten, log2_histogram, write_plain
 
-__all__ = ["DataSection", "describe_data", "train_popularity"]
+__all__ = ["DataSection", "describe_data"]
 
 _SPLITS = ("train", "valid", "test")
 _SHOWN_ELSEWHERE = ("checks", "config", "counts", "rejects", "steps")
@@ -50,7 +50,7 @@ def describe_data(artifacts: RunArtifacts) -> DataSection | Missing:
     dataset = artifacts.dataset
     if dataset is None:
         return Missing.of("dataset/", "prepare")
-    popularity = train_popularity(dataset)
+    popularity = dataset.train_counts()
     info = dataset.info
     return DataSection(
         facts=tuple(_facts(dataset, popularity)),
@@ -61,12 +61,6 @@ def describe_data(artifacts: RunArtifacts) -> DataSection | Missing:
         rejects=_reject_table(artifacts.rejects),
         figures=tuple(_figures(dataset, popularity)),
     )
-
-
-def train_popularity(dataset: Dataset) -> Int[np.ndarray, "N"]:
-    """Returns how many training interactions each item has."""
-    rows = dataset.interactions.filter(pl.col("split") == "train")["item_index"].to_numpy()
-    return np.bincount(rows, minlength=dataset.num_items).astype(np.int64)
 
 
 def _facts(dataset: Dataset, popularity: Int[np.ndarray, "N"]) -> Iterator[Fact]:

@@ -11,7 +11,6 @@ from itemic.evaluate.report.artifacts import RunArtifacts
 from itemic.evaluate.report.figures import BucketSeries, Figure, Style, Table, View, bucket_chart
 from itemic.evaluate.report.focus import Standing
 from itemic.evaluate.report.hits import listed_items
-from itemic.evaluate.report.sections.data_card import train_popularity
 
 __all__ = ["describe_most_listed", "shares_by_popularity", "slot_figures"]
 
@@ -34,7 +33,7 @@ def slot_figures(
     """
     if artifacts.dataset is None or not artifacts.rankings:
         return
-    popularity = train_popularity(artifacts.dataset)
+    popularity = artifacts.dataset.train_counts()
     names = [name for name in place.order if name in artifacts.rankings]
     taken = artifacts.rankings[names[0]]["target"].to_numpy()
     shares = {"what users took": shares_by_popularity(taken, popularity)}
@@ -73,7 +72,7 @@ def describe_most_listed(artifacts: RunArtifacts, place: Standing | None, cutoff
     items = listed_items(table, cutoff)
     num_lists = np.bincount(items[items >= 0], minlength=dataset.num_items)
     num_taken = np.bincount(table["target"].to_numpy(), minlength=dataset.num_items)
-    popularity = train_popularity(dataset)
+    popularity = dataset.train_counts()
     rows = []
     for item in np.argsort(-num_lists, kind="stable")[:_NUM_MOST_LISTED].tolist():
         title, item_id = dataset.items["title"][item], dataset.items["item_id"][item]

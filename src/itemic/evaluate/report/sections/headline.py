@@ -21,7 +21,6 @@ from itemic.evaluate.report.artifacts import RunArtifacts, TrainingLog
 from itemic.evaluate.report.focus import Standing, score
 from itemic.evaluate.report.gain import ALPHA, RlGain, rl_gain, write_sureness
 from itemic.evaluate.report.hits import are_log_probabilities, reliability
-from itemic.evaluate.report.sections.data_card import train_popularity
 from itemic.evaluate.report.sections.parts import Fact
 from itemic.evaluate.report.sections.provenance import total_time_s
 from itemic.evaluate.report.sections.reinforcement import RlOutcome, rl_outcome
@@ -315,7 +314,7 @@ def _data_findings(artifacts: RunArtifacts) -> Iterator[Finding]:
     dataset = artifacts.dataset
     if dataset is None or dataset.test.is_empty():
         return
-    cold = float((train_popularity(dataset)[dataset.test["target"].to_numpy()] == 0).mean())
+    cold = float((dataset.train_counts()[dataset.test["target"].to_numpy()] == 0).mean())
     if cold > _MANY_COLD_TARGETS:
         text = f"{write_percent(cold)} of test targets never occur in training: only text can reach them."
         yield Finding(level="note", text=text, section="data")
