@@ -31,7 +31,7 @@ from itemic.decode.think import ThinkConfig, Thoughts
 from itemic.decode.trie import Trie
 from itemic.decode.walk import Normalization
 from itemic.hybrid.blend import Blend
-from itemic.hybrid.stage import LoadModel, load_blend
+from itemic.hybrid.stage import LoadedModel, LoadModel, load_blend
 from itemic.language.prompts import PROMPT_VERSION, Renderer, is_current_version
 from itemic.model.precision import Precision
 from itemic.model.sid_model import SidModel
@@ -317,10 +317,11 @@ def load_trained(
         mmr: Re-ranks each list so that its items are unlike each other.
         calibrated: Whether to show calibrated probabilities where the run has a ``calibration.json``.
         items: What conditions read beside the catalogue's own columns, today's stock say; ``TrainedRun.with_items``.
-        blend: Whether the run's blend ranks instead of the model alone; probabilities are then the blend's own.
+        blend: Whether the run's blend ranks instead of the model alone; probabilities are then the blend's own. Its
+            weights belong to one model and its beam width, so ``model`` must be that one and ``num_beams`` is not read.
 
     Raises:
-        ConfigError: if a setting cannot be honoured.
+        ConfigError: if a setting cannot be honoured, another model or normalisation than the blend's say.
         ArtifactError: if an artefact is missing, the model was trained with other prompts than these, RL began from
             an older model than the run's, or the calibration was fitted with another model or catalog.
         CatalogError: if the model was trained on another catalog and that is not allowed, or cannot write its SIDs.
@@ -367,23 +368,49 @@ def load_trained(
 
 
 def model_loader(**options: Any) -> LoadModel:
-    """Returns what loads the language models of a blend, from a run's folder to its recommender.
+    """Returns what loads the language models of a blend.
 
     Args:
-        options: Of ``load_trained``.
+        options: Of ``load_trained``, but for ``model`` and ``normalize``, which the blend knows.
     """
-    return lambda folder: load_trained(folder, calibrated=False, **options).recommender
+
+    def load(folder: Path, model: ModelChoice, normalize: Normalization) -> LoadedModel:
+        return _as_member(load_trained(folder, model=model, normalize=normalize, calibrated=False, **options))
+
+    return load
+
+
+def _as_member(trained: TrainedRun) -> LoadedModel:
+    assert trained.num_parameters is not None, "load_trained counts them"
+    return LoadedModel(recommender=trained.recommender, num_parameters=trained.num_parameters)
 
 
 def _with_blend(trained: TrainedRun, run: Run, device: str, dtype: Precision, allow_catalog_change: bool) -> TrainedRun:
-    """Returns the same run ranked by its blend; the run's own model is not loaded twice."""
+    """Returns the same run ranked by its blend; the run's own model is not loaded twice.
+
+    Raises:
+        ConfigError: if the weights were fitted to another of its models, or to scores normalised in another way.
+    """
     if trained.identity["quota"] is not None or trained.identity["mmr"] is not None:
         raise ConfigError("a blend ranks without quotas and MMR; leave them out, or load the run without the blend")
     batch_size = trained.recommender.batch_size
     others = model_loader(batch_size=batch_size, device=device, dtype=dtype, allow_catalog_change=allow_catalog_change)
 
-    def load_model(folder: Path) -> LanguageModelRecommender:
-        return trained.recommender if folder == run.folder else others(folder)
+    def load_model(folder: Path, model: ModelChoice, normalize: Normalization) -> LoadedModel:
+        if folder != run.folder:
+            return others(folder, model, normalize)
+        fitted, path = find_model(run, model), run.path("blend.json")
+        if fitted.content != trained.identity["model"]:
+            raise ConfigError(
+                f"{path}: its weights were fitted to the model of {fitted.stage}, found that of {trained.stage}; load "
+                f"the run with model {fitted.stage} (--model {fitted.stage}), or without the blend"
+            )
+        if normalize != trained.identity["normalize"]:
+            raise ConfigError(
+                f"{path}: its weights were fitted to scores with normalize {normalize}, found "
+                f"{trained.identity['normalize']}"
+            )
+        return _as_member(trained)
 
     blended = load_blend(run, load_model, device=device)
     identity = {**trained.identity, "blend": file_hash(run.path("blend.json"))}

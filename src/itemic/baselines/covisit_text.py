@@ -45,6 +45,7 @@ class CovisitText(DenseRecommender):
     """The sum of decayed co-visits and decayed text similarity; reaches items that nobody had in training."""
 
     name = "Co-visit KNN + text"
+    given = frozenset({"counts", "vectors"})
 
     def __init__(self, covisits: CovisitKNN, text: TextKNN, text_weight: float) -> None:
         super().__init__(text.num_items)

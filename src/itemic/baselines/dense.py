@@ -6,7 +6,7 @@ Knows no scoring rule; a baseline adds ``fit``, ``score``, ``stored`` and ``rest
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -28,15 +28,19 @@ class DenseRecommender(ABC):
 
     name: str
     """Name in tables."""
+    given: ClassVar[frozenset[str]] = frozenset({"counts"})
+    """Stored arrays that nothing was fitted to: how often items occur, which ranks where nothing else is known, and
+    text vectors."""
 
     def __init__(self, num_items: int) -> None:
         self.num_items = num_items
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that were fitted: what is stored, but for positions in sparse matrices."""
+        """Numbers that were fitted: what is stored, but for what is ``given`` and positions in sparse matrices."""
         arrays, _ = self.stored()
-        return sum(array.size for name, array in arrays.items() if not name.endswith((".indices", ".indptr", ".shape")))
+        places = (".indices", ".indptr", ".shape")
+        return sum(array.size for name, array in arrays.items() if name not in self.given and not name.endswith(places))
 
     @abstractmethod
     def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -36,6 +36,7 @@ class TextKNN(DenseRecommender):
     """Scores an item by the cosine between its text and the history's; reaches items that nobody had in training."""
 
     name = "Text KNN"
+    given = frozenset({"vectors"})
 
     def __init__(self, vectors: Float[np.ndarray, "N D"], decay: float) -> None:
         """Takes unit vectors."""

@@ -283,6 +283,17 @@ class LanguageModelRecommender:
             states.update(zip(rows, hidden, strict=True))
         return np.stack([states[row] for row in range(len(prompts))])
 
+    def with_beams(self, num_beams: int) -> "LanguageModelRecommender":
+        """Returns a recommender that searches with another beam width.
+
+        Raises:
+            ConfigError: if it is below 1.
+        """
+        check_numbers(num_beams=num_beams)
+        other = copy.copy(self)
+        other._num_beams = num_beams
+        return other
+
     def after_thinking(
         self, prompt: Callable[[Sequence[int]], Sequence[int]], frame: ThoughtTokens, config: ThinkConfig | None = None
     ) -> "LanguageModelRecommender":

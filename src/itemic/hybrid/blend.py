@@ -67,11 +67,6 @@ class Blend:
         """Size of the catalogue."""
         return len(self.is_active)
 
-    @property
-    def num_parameters(self) -> int:
-        """Numbers that were fitted, the members' included."""
-        return len(self.weights) + sum(member.num_parameters for member in self.members)
-
     def score(self, histories: Histories) -> Float[np.ndarray, "B N"]:
         """Returns log p(item | history) for every item, -inf for retired ones."""
         scores = {member.name: member.score(histories) for member in self.members}
@@ -117,10 +112,10 @@ class Blend:
 
 
 class SearchedBlend(Blend):
-    """The same blend with its one language model searched under the others' prior, so that few beams are needed.
+    """The same blend with its one language model searched under the others' prior.
 
     An item's score is the weighted sum itself, not normalised, and exact wherever the beams reach: the floor that a
-    completed list gives to unlisted items is not needed.
+    completed list gives to unlisted items is not needed. Items that no beam reached are not listed.
     """
 
     def __init__(self, blend: Blend, search: PriorSearch) -> None:

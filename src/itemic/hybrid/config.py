@@ -26,17 +26,18 @@ class BlendConfig:
     model: ModelChoice = "last"
     """Which of each run's models: ``last``, ``sft`` or ``rl``."""
     num_beams: int = 200
-    """Items that each language model is asked for; all others share what probability is left."""
+    """Beam width of the language models under either search, ``evaluate.num_beams`` notwithstanding; under ``rescore``
+    also the items that each is asked for, and all others share what probability is left."""
     search: Literal["rescore", "prior"] = "rescore"
     """``rescore`` weighs complete lists; ``prior`` searches the one language model's tree with the others' scores as a
-    prior, which needs no more beams than the list is long."""
+    prior, so that beams go where both agree: exact where they cover a level, else as good as the beams are many."""
     name: str = "itemic blend"
     """Name in tables."""
     published: str = ""
     """Method whose published figure stands beside this row, by its name in the list of published figures."""
     num_folds: int = 5
     """Folds of valid's users, by which the penalty is chosen and the blend is judged."""
-    penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2)
     """L2 to choose from, on features of spread 1 beside the mean log-likelihood of an example."""
     max_candidates: int = 1024
     """Items of each example in the fit; of a larger catalogue the members' best and a weighted draw of the rest. On

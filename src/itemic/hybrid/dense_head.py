@@ -43,6 +43,7 @@ class DenseHead:
         """Takes the model, the map W, the items' unit vectors and what states are divided by."""
         self.head, self.vectors, self.scale = head, vectors, scale
         self.num_parameters = head.size
+        """Of the map alone: the model is another's, and what states are divided by is measured."""
         self._model = model
 
     @classmethod
@@ -81,14 +82,25 @@ class DenseHead:
         return scores
 
     def save(self, path: Path, made_from: str) -> None:
-        """Writes the head as safetensors, atomically; the model and the texts have files of their own."""
+        """Writes the head as safetensors, atomically; the model and the texts have files of their own.
+
+        Args:
+            path: The file.
+            made_from: What it was fitted to, a hash of the model, the examples and the texts say.
+        """
         write_fitted(path, {"head": self.head, "scale": self.scale}, {}, made_from)
 
     @classmethod
     def load(
-        cls, path: Path, made_from: str | None, model: LanguageModelRecommender, vectors: Float[np.ndarray, "N E"]
+        cls, path: Path, made_from: str, model: LanguageModelRecommender, vectors: Float[np.ndarray, "N E"]
     ) -> "DenseHead":
         """Returns the head in a file that ``save`` wrote.
+
+        Args:
+            path: The file.
+            made_from: What it must be fitted to.
+            model: Gives the states.
+            vectors: Text vectors of the items.
 
         Raises:
             ArtifactError: if the file is missing, damaged or made from something else.

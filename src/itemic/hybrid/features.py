@@ -34,7 +34,7 @@ class Member(Protocol):
     is_logprob: bool
     """Whether scores are log-probabilities, which enter as they are, or evidence of any scale."""
     num_parameters: int
-    """Numbers that were fitted."""
+    """Numbers that were fitted for it alone; those of language models, which members may share, are not among them."""
 
     def score(self, histories: Histories) -> Float[np.ndarray, "B N"]:
         """Returns a finite score for every item."""

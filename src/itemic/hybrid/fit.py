@@ -1,4 +1,8 @@
-"""Weights of a blend from a table of choices: the penalty by cross-validation over users, and an honest estimate."""
+"""Weights of a blend from a table of choices: penalty and a judgement of the weights by cross-validation over users.
+
+Only the weights are new to the users that they are judged on: of members this module knows nothing, and those that
+chose an epoch or a setting on the same examples have seen them (``docs/hybrid.md``).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +30,8 @@ class FittedWeights:
     log_likelihood: dict[float, float]
     """For each penalty the mean log-probability of targets of users that the weights had not seen."""
     out_of_fold: dict[str, float]
-    """Ranking figures where each user is ranked by weights fitted to the other folds."""
+    """Ranking figures where each user is ranked by weights fitted to the other folds, under the penalty that all folds
+    chose; members may have been chosen on these very users."""
     num_folds: int
     """Folds of users."""
 

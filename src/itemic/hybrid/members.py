@@ -45,10 +45,10 @@ class LanguageMember:
     """
 
     is_logprob = True
+    num_parameters = 0
+    """None beside those of the models, which a dense head may read too."""
 
-    def __init__(
-        self, name: str, recommenders: Sequence[Recommender], num_items: int, num_beams: int, num_parameters: int = 0
-    ) -> None:
+    def __init__(self, name: str, recommenders: Sequence[Recommender], num_items: int, num_beams: int) -> None:
         """Takes the models.
 
         Args:
@@ -56,7 +56,6 @@ class LanguageMember:
             recommenders: Whose lists hold log-probabilities.
             num_items: Size of the catalogue.
             num_beams: Items that each is asked for.
-            num_parameters: Of all of them.
 
         Raises:
             ConfigError: if there is no recommender.
@@ -64,7 +63,6 @@ class LanguageMember:
         if not recommenders:
             raise ConfigError(f"{name}: expected at least one language model")
         self.name = name
-        self.num_parameters = num_parameters
         self.recommenders = tuple(recommenders)
         self._num_items = num_items
         self._num_listed = min(num_beams, num_items)
