@@ -150,7 +150,6 @@ def evaluation_set(dataset: Dataset, config: EvaluateConfig, *, seed: int) -> Ev
         examples = examples[np.sort(rng.choice(examples.height, config.max_examples, replace=False)).tolist()]
     exclude = not dataset.keeps_repeats if config.exclude_history == "auto" else config.exclude_history
     seen = seen_items(dataset, examples)
-    train_items = dataset.interactions.filter(pl.col("split") == "train")["item_index"].to_numpy()
     cases = EvaluationSet(
         examples=examples,
         target=examples["target"].to_numpy(),
@@ -159,7 +158,7 @@ def evaluation_set(dataset: Dataset, config: EvaluateConfig, *, seed: int) -> Ev
         history_length=np.maximum(seen.num_interactions, examples["history"].list.len().cast(pl.Int64).to_numpy()),
         seen=seen if exclude else None,
         num_items=dataset.num_items,
-        train_counts=np.bincount(train_items, minlength=dataset.num_items),
+        train_counts=dataset.train_counts(),
         is_cold=cold_mask(dataset.items),
     )
     if cases.seen is not None and cases.seen.holds_target.any():
