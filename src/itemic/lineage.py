@@ -90,7 +90,7 @@ def training_times(run: Run, stage: Literal["sft", "rl"]) -> tuple[float, float 
         stage: The training that wrote the model.
     """
     stages = run.manifest()["stages"]
-    names = [stage]
+    names: list[str] = [stage]
     # What a training began with, not what the manifest has: it keeps the stages that a recipe has since left out.
     while "start" in stages[names[-1]]["inputs"]:
         names.append(_STARTS[names[-1]])
