@@ -5,7 +5,7 @@ Each stage is a function elsewhere; here they only get their config and what the
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import yaml
 
 from itemic.baselines.item_vectors import collaborative
 from itemic.baselines.registry import BASELINES
-from itemic.baselines.stage import baselines, load_rows
-from itemic.core.config import config_to_mapping
+from itemic.baselines.stage import FittedRow, baselines, load_rows
+from itemic.core.config import config_from_mapping, config_to_mapping
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ArtifactError, ConfigError
 from itemic.core.files import atomic_path, read_json
@@ -27,9 +27,10 @@ from itemic.embed.embed import embed
 from itemic.evaluate.evaluate import RowFacts, evaluate_all
 from itemic.evaluate.report.focus import BEFORE_RL, OWN_NAME
 from itemic.evaluate.report.report import report
-from itemic.hybrid.config import DENSE_HEAD
+from itemic.hybrid.config import DENSE_HEAD, BlendConfig
 from itemic.hybrid.stage import LoadModel, blend, load_blend
 from itemic.inference import TrainedRun, load_trained, model_loader
+from itemic.lineage import blend_lineage, model_lineage, row_lineage, training_times
 from itemic.recipe import ComparisonConfig, Recipe
 from itemic.sid.tokenize import tokenize
 from itemic.sid.vectors import read_embeddings
@@ -92,7 +93,7 @@ def evaluate(
         trained = [_load(config, run, model.stage, _MODEL_NAMES[key]) for key, model in models.items()]
         rows = load_rows(run, device=config.device).values()
         facts = {each.recommender.name: _model_facts(config, run, each) for each in trained}
-        facts |= {row.baseline.name: _row_facts(row.card) for row in rows}
+        facts |= {row.baseline.name: _row_facts(run, row) for row in rows}
         blended: list[Recommender] = []
         if has_blend:
             blended.append(load_blend(run, _model_loader(config), device=config.device))
@@ -127,16 +128,14 @@ def evaluate(
 
 
 def _model_facts(config: ComparisonConfig, run: Run, trained: TrainedRun) -> RowFacts:
-    stages = run.manifest()["stages"]
-    of_model = [name for name in ("align", "sft", "rl") if name in stages and (name != "rl" or trained.stage == "rl")]
-    # Runs of earlier versions say nothing of processor time.
-    cpu_times = [stages[name].get("cpu_time_s") for name in of_model]
+    fit_s, fit_cpu_s = training_times(run, trained.stage)
     return RowFacts(
-        fit_s=round(sum(stages[name]["wall_time_s"] for name in of_model), 3),
-        fit_cpu_s=None if None in cpu_times else round(sum(cpu_times), 3),
+        fit_s=fit_s,
+        fit_cpu_s=fit_cpu_s,
         num_parameters=trained.num_parameters,
         dtype=str(trained.precision),
         published=config.published,
+        made_from=model_lineage(run, trained.stage, config, str(trained.precision)),
     )
 
 
@@ -152,12 +151,25 @@ def _vectors(path: Path | None, dataset: Dataset) -> np.ndarray | None:
 
 
 def _blend_facts(run: Run) -> RowFacts:
-    stage, card = run.manifest()["stages"]["blend"], read_json(run.path("blend.json"))
+    """Returns the facts of the run's blend; its cost is that of the stage and of everything that it weighs."""
+    stage, path = run.manifest()["stages"]["blend"], run.require("blend.json", "blend")
+    card = read_json(path)
+    config = config_from_mapping(BlendConfig, card["config"], source=str(path))
+    costs = [(stage["wall_time_s"], stage.get("cpu_time_s"))]
+    for row in config.rows:
+        fitted = read_json(run.path(f"baselines/{row}.json"))
+        costs.append((fitted["fit_s"], fitted["fit_cpu_s"]))
+    if config.needs_model:
+        runs = [run, *map(Run, config.runs)]
+        costs += [training_times(each, find_model(each, config.model).stage) for each in runs]
+    cpu_times = [cpu_s for _, cpu_s in costs if cpu_s is not None]
     return RowFacts(
-        fit_s=stage["wall_time_s"],
+        fit_s=round(sum(wall_s for wall_s, _ in costs), 3),
+        fit_cpu_s=round(sum(cpu_times), 3) if len(cpu_times) == len(costs) else None,
         num_parameters=card["num_parameters"],
         settings=card["config"],
-        published=card["config"]["published"],
+        published=config.published,
+        made_from=blend_lineage(run),
     )
 
 
@@ -186,8 +198,9 @@ def _answering(config: ComparisonConfig, run: Run, trained: TrainedRun) -> Recom
     )
 
 
-def _row_facts(card: Mapping[str, Any]) -> RowFacts:
-    return RowFacts(**{name: card[name] for name in ("fit_s", "fit_cpu_s", "num_parameters", "settings", "published")})
+def _row_facts(run: Run, row: FittedRow) -> RowFacts:
+    known = {name: row.card[name] for name in ("fit_s", "fit_cpu_s", "settings", "published")}
+    return RowFacts(num_parameters=row.baseline.num_parameters, **known, made_from=row_lineage(run, row.card))
 
 
 def _models(config: ComparisonConfig, run: Run) -> dict[str, TrainedModel]:
@@ -253,6 +266,8 @@ def _blend(recipe: Recipe, run: Run, force: bool) -> StageResult:
         _model_loader(recipe.evaluate),
         seed=recipe.seed,
         exclude_history=recipe.evaluate.exclude_history,
+        normalize=recipe.evaluate.normalize,
+        dtype=recipe.evaluate.dtype,
         device=recipe.evaluate.device,
         force=force,
     )
