@@ -55,8 +55,8 @@ class AblationConfig:
     test_best: bool = False
     """Whether the best variant and the base are then evaluated on test, that comparison alone."""
     row: str = ""
-    """Recommender that is judged, by its name in ``metrics.json``; empty takes the model, or the table's first row where
-    there is none, or where a key of ``baselines`` or ``blend`` varies."""
+    """Recommender that is judged, by its name in ``metrics.json``; empty takes the model, or the table's first row
+    where there is none or a key of ``baselines`` or ``blend`` varies."""
     confidence: float = 0.95
     """Probability mass inside an interval."""
 
