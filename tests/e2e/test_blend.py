@@ -1,6 +1,7 @@
 """A blend on the toy shop, from the recipe to what is served."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import yaml
 import itemic
 from itemic.cli.main import main
 from itemic.core.errors import ArtifactError, ConfigError
+from itemic.core.files import write_json
+from itemic.core.run import Run
 
 
 @pytest.mark.slow
@@ -29,6 +32,13 @@ def test_a_blend_is_as_good_as_its_members_and_is_refused_when_they_change(
     card = json.loads((run / "blend.json").read_text())
     assert set(card["valid"]["members"]) == {"model", "dense-head", "covisit-knn", "text-knn"}
 
+    costs = {name: (entry["fit_s"], entry["fit_cpu_s"], entry["num_parameters"]) for name, entry in figures.items()}
+    members = [costs[name] for name in ("itemic", "Co-visit KNN", "Text KNN")]
+    assert costs["Text KNN"][2] == 0
+    assert all(
+        whole > sum(parts) for whole, parts in zip(costs["itemic blend"], zip(*members, strict=True), strict=True)
+    )
+
     capsys.readouterr()
     main(["recommend", "--run", str(run), "--blend", "--history", "Thing 3", "--k", "3", "--json"])
     assert json.loads(capsys.readouterr().out)["items"][0]["item_id"] == "i16"
@@ -44,3 +54,32 @@ def test_a_blend_is_as_good_as_its_members_and_is_refused_when_they_change(
     main(["run", str(path), "baselines.covisit-knn={settings: {decay: 0.5}}", "--stages", "baselines"])
     with pytest.raises(ArtifactError, match="baselines/covisit-knn changed since the blend was fitted"):
         itemic.load_trained(run, blend=True)
+
+
+@pytest.mark.slow
+def test_a_blend_is_served_with_the_model_that_it_was_fitted_to_alone(
+    shop_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run has a second model, as RL leaves one: a copy, for only its name and hash matter here."""
+    run = Run(shop_run)
+    manifest = run.manifest()
+    shutil.copytree(run.path("model"), run.path("rl/model"))
+    manifest["stages"]["rl"] = {**manifest["stages"]["sft"], "outputs": {"rl/model": "after RL"}, "inputs": {}}
+    write_json(run.manifest_path, manifest)
+    path = shop_run.parent / "recipe.yaml"
+    change = "blend={members: [model, covisit-knn], model: sft, num_folds: 2}"
+    main(["run", str(path), change, "--stages", "baselines,blend"])
+
+    with pytest.raises(ConfigError, match=r"fitted to the model of sft, found that of rl; .*--model sft"):
+        itemic.load_trained(shop_run, blend=True)
+    with pytest.raises(ConfigError, match="scores with normalize legal, found full"):
+        itemic.load_trained(shop_run, blend=True, model="sft", normalize="full")
+    few, many = (
+        itemic.load_trained(shop_run, blend=True, model="sft", num_beams=beams).recommend(["Thing 3"], 20)
+        for beams in (1, 50)
+    )
+    assert list(few) == list(many), "the beams are the blend's own"
+    with pytest.raises(SystemExit):
+        main(["recommend", "--run", str(shop_run), "--blend", "--history", "Thing 3"])
+    assert "--model sft" in capsys.readouterr().err
+    main(["recommend", "--run", str(shop_run), "--blend", "--model", "sft", "--history", "Thing 3"])
