@@ -9,6 +9,7 @@ import yaml
 
 from itemic.baselines.item_vectors import CollaborativeConfig
 from itemic.baselines.registry import BASELINES, BaselineRow
+from itemic.baselines.search import combinations
 from itemic.baselines.stage import check_row_names
 from itemic.core.config import config_from_mapping, read_yaml
 from itemic.core.errors import ConfigError
@@ -19,8 +20,9 @@ from itemic.decode.walk import Normalization
 from itemic.embed.embed import EmbedConfig
 from itemic.evaluate.compare.published import check_published
 from itemic.evaluate.protocol import EvaluateConfig
+from itemic.evaluate.report.focus import BEFORE_RL, OWN_NAME
 from itemic.evaluate.report.report import ReportConfig
-from itemic.hybrid.config import BlendConfig
+from itemic.hybrid.config import DENSE_HEAD, LANGUAGE_MODEL, BlendConfig
 from itemic.model.precision import Precision
 from itemic.sid.tokenize import TokenizeConfig
 from itemic.train.rl.config import RlConfig
@@ -104,19 +106,49 @@ class Recipe:
                 "tokenize: joint vectors and a quantizer with a collaborative_weight need vectors from the log; add "
                 "the section collaborative, {kind: svd} say"
             )
-        check_row_names(self.baselines)
+        _check_rows(self.baselines, self.seed)
         _check_answer(self.evaluate, self.baselines)
-        check_published(
-            self.evaluate.benchmark, [self.evaluate.published, *(row.published for row in self.baselines.values())]
-        )
         if self.blend is not None:
             _check_blend(self.blend, self.baselines, has_model=self.sft is not None)
-        if self.sft is None and (self.align is not None or self.rl is not None):
-            raise ConfigError(f"{'align' if self.align else 'rl'} needs the section sft")
-        if self.sft is not None and self.align is not None and self.align.backbone != self.sft.backbone:
-            raise ConfigError(f"align.backbone {self.align.backbone!r} is not sft.backbone {self.sft.backbone!r}")
-        if self.sft is not None and self.rl is not None:
-            _check_rl_tasks(self.rl, self.sft.prompt_mode)
+        _check_names(self)
+        _check_training(self)
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """Names in the table of what the recipe evaluates: the blend, the model, the baselines."""
+        models: tuple[str, ...] = () if self.sft is None else (OWN_NAME,)
+        if self.rl is not None and self.evaluate.before_rl and self.evaluate.model != "sft":
+            models += (BEFORE_RL,)
+        return (*([] if self.blend is None else [self.blend.name]), *models, *map(_row_name, self.baselines.values()))
+
+
+def _row_name(row: BaselineRow) -> str:
+    return row.name or BASELINES[row.settings.kind].name
+
+
+def _check_rows(rows: Mapping[str, BaselineRow], seed: int) -> None:
+    check_row_names(rows)
+    for key, row in rows.items():
+        if key in (LANGUAGE_MODEL, DENSE_HEAD):
+            raise ConfigError(f"baselines.{key}: a blend's members call something else {key}; name the row otherwise")
+        try:
+            combinations(row, seed=seed)
+        except ConfigError as error:
+            raise ConfigError(f"baselines.{key}.{error}") from None
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Checks what stands in the table: its rows' names, and whose published figures are asked for."""
+    rows, blend = recipe.baselines, recipe.blend
+    places: dict[str, str] = {} if recipe.sft is None else dict.fromkeys((OWN_NAME, BEFORE_RL), "the model")
+    named = [] if blend is None else [(blend.name, "blend")]
+    named += [(_row_name(row), f"baselines.{key}") for key, row in rows.items()]
+    for name, place in named:
+        if name in places:
+            raise ConfigError(f"{place}: its name in the table, {name!r}, is that of {places[name]} too; give a name")
+        places[name] = place
+    published = [recipe.evaluate.published, *(row.published for row in rows.values())]
+    check_published(recipe.evaluate.benchmark, published if blend is None else [*published, blend.published])
 
 
 def _check_answer(config: ComparisonConfig, rows: Mapping[str, BaselineRow]) -> None:
@@ -127,13 +159,8 @@ def _check_answer(config: ComparisonConfig, rows: Mapping[str, BaselineRow]) -> 
         raise ConfigError(
             f"evaluate.titles.assistant: {assistant!r} is no row of baselines; there are {', '.join(rows)}"
         )
-
-
-_DEFAULT_ROWS = ("popularity", "repeat-last", "item-knn", "covisit-knn", "ease", "sasrec")
-
-
-def _default_rows() -> Mapping[str, BaselineRow]:
-    return {kind: BaselineRow(settings=BASELINES[kind].settings()) for kind in _DEFAULT_ROWS}
+    if assistant:
+        _check_scores_every_item("evaluate.titles.assistant", assistant, rows)
 
 
 def _check_blend(blend: BlendConfig, rows: Mapping[str, BaselineRow], *, has_model: bool) -> None:
@@ -142,8 +169,35 @@ def _check_blend(blend: BlendConfig, rows: Mapping[str, BaselineRow], *, has_mod
         raise ConfigError(
             f"blend.members: {unknown[0]!r} is no row of baselines; there are model, dense-head, {', '.join(rows)}"
         )
+    for name in blend.rows:
+        _check_scores_every_item("blend.members", name, rows)
     if blend.needs_model and not has_model:
         raise ConfigError("blend.members names the model, which sft: null leaves out")
+
+
+def _check_scores_every_item(place: str, name: str, rows: Mapping[str, BaselineRow]) -> None:
+    kind = rows[name].settings.kind
+    if not BASELINES[kind].scores_every_item:
+        raise ConfigError(f"{place}: {name!r} is of kind {kind}, which does not score every item; take sasrec, say")
+
+
+def _check_training(recipe: Recipe) -> None:
+    align, sft, rl = recipe.align, recipe.sft, recipe.rl
+    if sft is None:
+        if align is not None or rl is not None:
+            raise ConfigError(f"{'align' if align else 'rl'} needs the section sft")
+        return
+    if align is not None and align.backbone != sft.backbone:
+        raise ConfigError(f"align.backbone {align.backbone!r} is not sft.backbone {sft.backbone!r}")
+    if rl is not None:
+        _check_rl_tasks(rl, sft.prompt_mode)
+
+
+_DEFAULT_ROWS = ("popularity", "repeat-last", "item-knn", "covisit-knn", "ease", "sasrec")
+
+
+def _default_rows() -> Mapping[str, BaselineRow]:
+    return {kind: BaselineRow(settings=BASELINES[kind].settings()) for kind in _DEFAULT_ROWS}
 
 
 def _check_rl_tasks(config: RlConfig, mode: str) -> None:

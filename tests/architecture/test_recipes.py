@@ -109,3 +109,42 @@ def test_rows_of_baselines_may_be_named_by_their_kind_alone(tmp_path: Path) -> N
         load_recipe(path, ("baselines.ease.serch={}",))
     with pytest.raises(ConfigError, match="expected rows by their names, or a list of kinds, found 3"):
         load_recipe(path, ("baselines=3",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["baselines=[tiger]", "blend={members: [model, tiger]}"], r"blend\.members: 'tiger' is of kind tiger"),
+        (
+            ["baselines=[tiger]", "evaluate={answer: title-tree, titles: {assistant: tiger}}"],
+            r"evaluate\.titles\.assistant: 'tiger' is of kind tiger",
+        ),
+        (["baselines={model: {settings: {kind: ease}}}"], r"baselines\.model: a blend's members call something else"),
+        (["baselines={dense-head: {settings: {kind: ease}}}"], r"baselines\.dense-head: a blend's members"),
+        (["baselines={a: {settings: {kind: ease}}, ease: {}}"], r"baselines\.ease: .*'EASE', is that of baselines\.a"),
+        (["baselines.ease.name=itemic"], r"baselines\.ease: .*'itemic', is that of the model"),
+        (["blend={name: EASE}"], r"baselines\.ease: .*'EASE', is that of blend"),
+        (["baselines.ease.search={no_such: [1]}"], r"baselines\.ease\.search\.no_such: ease has no such setting"),
+        (["baselines.ease.search={l2: [many]}"], r"baselines\.ease\.search: .*'many'.*number"),
+        (["blend={members: [model], published: Nobody}"], r"published 'Nobody': nothing is listed"),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_at_once(tmp_path: Path, changes: list[str], message: str) -> None:
+    path = write(tmp_path, SOURCE + "baselines: [ease, text-knn, covisit-knn]\n")
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(path, tuple(changes))
+
+
+def test_the_names_in_the_table_are_known_beforehand(tmp_path: Path) -> None:
+    path = write(tmp_path, SOURCE + "baselines: {ease: {}, covisit-knn: {name: Neighbours}}\n")
+    assert load_recipe(path).table_names == ("itemic", "EASE", "Neighbours")
+    changes = ("rl={}", "blend={members: [model, ease]}")
+    assert load_recipe(path, changes).table_names == (
+        "itemic blend",
+        "itemic",
+        "itemic before RL",
+        "EASE",
+        "Neighbours",
+    )
+    assert load_recipe(path, (*changes, "evaluate.before_rl=false")).table_names[:2] == ("itemic blend", "itemic")
+    assert load_recipe(path, ("sft=null", "baselines.ease.name=itemic")).table_names == ("itemic", "Neighbours")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from itemic.core.errors import ConfigError
 from itemic.recipe import Recipe, load_recipe
 from itemic.studies.ablation import AblationConfig, _plan
 from itemic.studies.ledger import Ledger
@@ -58,6 +59,12 @@ def test_an_ablation_keeps_all_rows_where_another_than_the_model_is_judged(write
     recipe = ablation_recipe(path, tmp_path, **settings)
     assert recipe.blend == load_recipe(path).blend
     assert list(recipe.baselines) == list(load_recipe(path).baselines)
+
+
+def test_a_row_that_no_variant_evaluates_is_refused_before_anything_runs(write, tmp_path: Path) -> None:
+    path = write(blend=BLEND, baselines=["popularity", "covisit-knn"])
+    with pytest.raises(ConfigError, match=r"row 'SASRec': base evaluates all together, itemic, Popularity, Co-visit"):
+        ablation_recipe(path, tmp_path, row="SASRec")
 
 
 def scaling(path: Path, folder: Path) -> ScalingConfig:

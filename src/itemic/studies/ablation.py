@@ -113,6 +113,8 @@ def _plan(
         for variant in variants:
             name = f"{variant.folder}-seed{seed}" + ("" if split == config.split else f"-{split}")
             recipe = _trial_recipe(variant.recipe, config, split)
+            if config.row and config.row not in recipe.table_names:
+                raise ConfigError(f"row {config.row!r}: {variant.name} evaluates {', '.join(recipe.table_names)}")
             recipe = _without_other_rows(recipe) if is_model_alone else recipe
             recipe = replace(recipe, seed=seed, run=ledger.run_folder(name).as_posix())
             facts = {"variant": variant.name, "seed": seed, "split": split}
