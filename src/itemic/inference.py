@@ -317,8 +317,7 @@ def load_trained(
         mmr: Re-ranks each list so that its items are unlike each other.
         calibrated: Whether to show calibrated probabilities where the run has a ``calibration.json``.
         items: What conditions read beside the catalogue's own columns, today's stock say; ``TrainedRun.with_items``.
-        blend: Whether the run's blend ranks instead of the model alone; probabilities are then the blend's own. Its
-            weights belong to one model and its beam width, so ``model`` must be that one and ``num_beams`` is not read.
+        blend: Whether the run's blend ranks, with its own probabilities and beam width; ``model`` must be the blend's.
 
     Raises:
         ConfigError: if a setting cannot be honoured, another model or normalisation than the blend's say.
