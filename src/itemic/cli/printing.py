@@ -41,10 +41,11 @@ def print_metrics(folder: Path) -> None:
     from itemic.evaluate.report.table import metrics_table, temperature_table
 
     metrics = read_json(folder / "metrics.json")
-    Console().print(metrics_table(metrics))
+    console = Console()
+    console.print(metrics_table(metrics, width=console.width))
     temperatures = temperature_table(metrics)
     if temperatures is not None:
-        Console().print(temperatures)
+        console.print(temperatures)
     gain = rl_gain(metrics, pick_cutoff(metrics, None))
     if gain is not None:
         print(gain.text)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,23 @@ def test_the_terminal_fits_its_width(table: ComparisonTable) -> None:
     assert max(map(len, text.splitlines())) <= 90
     assert "  Near          0.1380 †   [0.1280, 0.1480]           –" in text.splitlines()
     assert text.endswith("HR@10: Co_visit is significantly above SASRec & co, but not above Near.\n")
+
+
+def test_the_terminal_deals_columns_out_before_it_breaks_a_name(table: ComparisonTable) -> None:
+    measured = {f"Coverage@10, {group} targets": 0.5 for group in ("cold", "warm", "new", "old")}
+    names = ("Co_visit with many more words", "SASRec & co", "Near")
+    rows = tuple(replace(one, name=name, beyond=measured) for one, name in zip(table.rows, names, strict=True))
+    text = render_terminal(replace(table, rows=rows, beyond=tuple(measured), reference=names[0]), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert not set(names[0].split()) - set(text.split())
+    assert "…" not in text
+    assert text.count("Beyond accuracy, continued") == 1
+    assert all(head in text for head in measured)
+
+
+def test_published_figures_fit_a_terminal(table: ComparisonTable) -> None:
+    lines = render_terminal(table, width=80).splitlines()
+    assert "  SASRec & co   HR@10    0.1100    0.1088 ∈   SASRec, paper: A paper, Table 1" in lines
 
 
 def test_json_keeps_every_field(table: ComparisonTable) -> None:

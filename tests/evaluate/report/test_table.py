@@ -35,6 +35,21 @@ def test_it_fits_a_terminal_of_eighty_columns(whole_run: Run) -> None:
     assert max(map(len, plain.splitlines())) <= 80
 
 
+def test_long_names_are_wrapped_and_lesser_columns_give_way(whole_run: Run) -> None:
+    metrics = read_json(whole_run.path("metrics.json"))
+    long_name = "Sequence-recommender of somebody else (settings of the paper)"
+    metrics["recommenders"][long_name] = metrics["recommenders"].pop("EASE")
+    for width, absent in ((100, ()), (80, ("MRR@10",)), (72, ("MRR@10", "users/s"))):
+        stream = io.StringIO()
+        Console(file=stream, width=width, color_system=None).print(metrics_table(metrics, width=width))
+        plain = stream.getvalue()
+        assert "…" not in plain
+        assert max(map(len, plain.splitlines())) <= width
+        assert not set(long_name.split()) - set(plain.split()), "no word is broken"
+        shown = ("NDCG@10", "HR@10", "MRR@10", "Coverage", "users/s")
+        assert [head for head in shown if head not in plain] == list(absent)
+
+
 def test_slots_without_an_item_are_shown_where_there_are_any(whole_run: Run) -> None:
     metrics = read_json(whole_run.path("metrics.json"))
     assert "Invalid" not in _render(metrics)[0]

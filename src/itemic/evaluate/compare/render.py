@@ -2,10 +2,11 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,10 @@ __all__ = ["FORMATS", "Format", "render", "render_json", "render_latex", "render
 Format = Literal["terminal", "markdown", "latex", "html", "json"]
 FORMATS: tuple[Format, ...] = ("terminal", "markdown", "latex", "html", "json")
 
+_NAME_WIDTH = 20
+"""Columns of the terminal that names and other words get at the least, where they are as long."""
+_RULES = 3
+"""Columns between two columns of a table."""
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -84,7 +89,8 @@ def render_terminal(table: ComparisonTable, *, beyond: bool = True, width: int =
     console = Console(width=width, force_terminal=colour, no_color=not colour, highlight=False)
     with console.capture() as captured:
         for sheet in describe(table, beyond=beyond, narrow=True):
-            console.print(_rich_table(sheet))
+            for part in _fitting(sheet, width):
+                console.print(_rich_table(part))
             for note in sheet.notes:
                 console.print(Text(note, style="dim"))
         console.print()
@@ -141,11 +147,46 @@ def _latex_cell(cell: Cell) -> str:
     return text + (f"$^{{{cell.marks}}}$" if set(cell.marks) == {"*"} else _latex(cell.marks))
 
 
+def _fitting(sheet: Sheet, width: int) -> list[Sheet]:
+    """Returns a sheet, its columns dealt out to several with the names of the rows where the names get too little room.
+
+    Args:
+        sheet: What is to be written.
+        width: Columns of the terminal.
+    """
+    needed = [_column_width(sheet, at) for at in range(len(sheet.columns))]
+    names_width = min(needed[0], _NAME_WIDTH)
+    parts: list[list[int]] = [[]]
+    for at in range(1, len(sheet.columns)):
+        taken = names_width + sum(needed[one] for one in (*parts[-1], at))
+        if parts[-1] and taken + _RULES * (len(parts[-1]) + 2) + 1 > width:
+            parts.append([])
+        parts[-1].append(at)
+    return [
+        replace(
+            sheet,
+            title=sheet.title if not place else f"{sheet.title}, continued",
+            columns=tuple(sheet.columns[at] for at in (0, *part)),
+            rows=tuple(tuple(row[at] for at in (0, *part)) for row in sheet.rows),
+            left=tuple(place for place, at in enumerate((0, *part)) if at in sheet.left),
+        )
+        for place, part in enumerate(parts)
+    ]
+
+
+def _column_width(sheet: Sheet, at: int) -> int:
+    """Returns how wide a column is at the least: words may be wrapped, figures not."""
+    cells = [cell_len(_rich_cell(row[at]).plain) for row in sheet.rows]
+    widest = max(cell_len(sheet.columns[at]), *cells)
+    return min(widest, _NAME_WIDTH) if at in sheet.left[1:] else widest
+
+
 def _rich_table(sheet: Sheet) -> Table:
     made: Any = Table(title=sheet.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     made.add_column(sheet.columns[0], overflow="fold")
     for at, head in enumerate(sheet.columns[1:], start=1):
-        made.add_column(head, justify="left" if at in sheet.left else "right", overflow="fold")
+        is_words = at in sheet.left
+        made.add_column(head, justify="left" if is_words else "right", overflow="fold", no_wrap=not is_words)
     for row in sheet.rows:
         made.add_row(*[_rich_cell(cell) for cell in row])
     table: Table = made

@@ -66,7 +66,8 @@ def describe(table: ComparisonTable, *, beyond: bool = True, narrow: bool = Fals
     Args:
         table: The comparison.
         beyond: Whether coverage, speed and cost are shown.
-        narrow: Whether each metric has sheets of its own, for where there is little room.
+        narrow: Whether each metric has sheets of its own, and a published figure one cell of words, for where there is
+            little room.
     """
     parts = [replace(table, metrics=(label,)) for label in table.metrics] if narrow else [table]
     sheets = [_results(part) for part in parts]
@@ -77,7 +78,7 @@ def describe(table: ComparisonTable, *, beyond: bool = True, narrow: bool = Fals
     if beyond and table.beyond:
         sheets.append(_beyond(table))
     if any(row.published for row in table.rows):
-        sheets.append(_published(table))
+        sheets.append(_published(table, narrow=narrow))
     return tuple(sheets)
 
 
@@ -235,16 +236,15 @@ def _write_beyond(name: str, row: TableRow) -> str:
     return f"{value:.2f}" if kind == "Novelty" else write_number(value)
 
 
-def _published(table: ComparisonTable) -> Sheet:
+def _published(table: ComparisonTable, *, narrow: bool) -> Sheet:
     rows = [
         (
-            Cell(text=row.name),
-            Cell(text=row.published_as),
-            Cell(text=check.metric),
-            Cell(text=write_metric(row.estimates[check.metric].value)),
-            _check_cell(check),
-            Cell(text=check.kind),
-            Cell(text=check.source),
+            row.name,
+            *(() if narrow else (row.published_as,)),
+            check.metric,
+            write_metric(row.estimates[check.metric].value),
+            check,
+            *((f"{row.published_as}, {check.kind}: {check.source}",) if narrow else (check.kind, check.source)),
         )
         for row in table.rows
         for check in row.published
@@ -253,10 +253,12 @@ def _published(table: ComparisonTable) -> Sheet:
     return Sheet(
         key="published",
         title="Published figures",
-        columns=("Recommender", "method", "metric", "here", "published", "kind", "source"),
-        rows=tuple(rows),
+        columns=("Recommender", "metric", "here", "published", "source")
+        if narrow
+        else ("Recommender", "method", "metric", "here", "published", "kind", "source"),
+        rows=tuple(tuple(Cell(text=one) if isinstance(one, str) else _check_cell(one) for one in row) for row in rows),
         notes=(*_legend(True), *dict.fromkeys(notes)),
-        left=(0, 1, 2, 5, 6),
+        left=(0, 1, 4) if narrow else (0, 1, 2, 5, 6),
     )
 
 

@@ -1,9 +1,10 @@
 """The metrics as a table for the terminal; knows ``metrics.json`` as a mapping, and no file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -13,17 +14,21 @@ from itemic.evaluate.report.focus import pick_cutoff, ranked_names
 __all__ = ["metrics_table", "temperature_table"]
 
 _WITH_INTERVAL = ("NDCG", "HR")
+_NAME_WIDTH, _WORD_WIDTH = 12, 20
+"""Columns of the terminal that names get at the least where they are as long, and up to which no word is broken."""
 
 
-def metrics_table(metrics: Mapping[str, Any], cutoff: int | None = None) -> Table:
+def metrics_table(metrics: Mapping[str, Any], cutoff: int | None = None, *, width: int = 80) -> Table:
     """Returns the recommenders with their metrics at one cut-off, the highest NDCG first, each column's best in bold.
 
-    It fits 80 columns: the report has what is left out here. Coverage has no best; the share of invalid slots is
-    shown only where some recommender has any.
+    Long names are wrapped, and MRR, speed and coverage give way, in this order, where the names would get too little
+    room: the report has what is left out here. Coverage has no best; the share of invalid slots is shown only where
+    some recommender has any.
 
     Args:
         metrics: ``metrics.json``.
         cutoff: Cut-off of every metric; None takes 10 or, where that was not evaluated, the largest.
+        width: Columns of the terminal.
 
     Raises:
         ArtifactError: if there is no recommender.
@@ -39,7 +44,10 @@ def metrics_table(metrics: Mapping[str, Any], cutoff: int | None = None) -> Tabl
         columns["Invalid"] = [Text(write_percent(one[f"Invalid@{cutoff}"]["value"])) for one in scores]
     columns["users/s"] = [Text(write_number(entry.get("users_per_s"))) for entry in entries]
     table = Table(box=box.SIMPLE_HEAD, caption=_caption(metrics), caption_justify="left", caption_style="dim")
-    table.add_column("Recommender", no_wrap=True)
+    for head in (f"MRR@{cutoff}", "users/s", "Coverage"):
+        if _room_for_names(columns, width) < _least_width(names):
+            del columns[head]
+    table.add_column("Recommender", overflow="fold")
     for head in columns:
         table.add_column(head, justify="right", no_wrap=True)
     for name, cells in zip(names, zip(*columns.values(), strict=True), strict=True):
@@ -61,14 +69,26 @@ def temperature_table(metrics: Mapping[str, Any]) -> Table | None:
     if not groups[0]:
         return None
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("Recommender", no_wrap=True)
+    table.add_column("Recommender", overflow="fold")
     for group in groups[0]:
         for label in group["metrics"]:
-            table.add_column(f"{label}\n{group['bucket']} ({write_count(group['num_examples'])})", justify="right")
+            head = f"{label}\n{group['bucket']} ({write_count(group['num_examples'])})"
+            table.add_column(head, justify="right", no_wrap=True)
     for name, of_name in zip(names, groups, strict=True):
         cells = [write_metric(one["value"]) for group in of_name for one in group["metrics"].values()]
         table.add_row(Text(name), *cells)
     return table
+
+
+def _room_for_names(columns: Mapping[str, list[Text]], width: int) -> int:
+    """Returns how many columns of the terminal are left for names; three lie around each column, and one at the end."""
+    taken = sum(max(cell_len(head), *(cell.cell_len for cell in cells)) for head, cells in columns.items())
+    return width - taken - 3 * (len(columns) + 1) - 1
+
+
+def _least_width(names: Sequence[str]) -> int:
+    words = [cell_len(word) for name in names for word in name.split()]
+    return min(max(map(cell_len, names)), max(_NAME_WIDTH, min(_WORD_WIDTH, max(words))))
 
 
 def _rank_cells(scores: list[Mapping[str, Any]], label: str) -> list[Text]:
