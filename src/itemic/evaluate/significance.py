@@ -18,6 +18,7 @@ from itemic.evaluate.metrics.labels import parse_label, rank_metric
 
 __all__ = [
     "Comparison",
+    "PairedDifference",
     "bootstrap_intervals",
     "compare_runs",
     "holm",
@@ -30,6 +31,19 @@ _CHUNK_CELLS = 1 << 22
 """Resampling works on matrices of at most this many cells: 32 MiB each."""
 
 _COLUMNS = ("example_id", "user_id", "target", "num_better", "num_tied", "items")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """What one has over another, on the same examples."""
+
+    value: float
+    """Mean of the one minus mean of the other."""
+    low: float
+    """Lower end of the paired bootstrap interval over users."""
+    high: float
+    p_value: float
+    """Two-sided, of the paired permutation test over users; not corrected for the number of comparisons."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,17 +125,15 @@ def paired_comparison(
     )
     differences = first - second
     owner = rankings[0]["user_id"].rank("dense").cast(pl.Int64).to_numpy()
-    low, high, p_value = paired_difference(
-        differences, owner, num_resamples=num_resamples, confidence=confidence, rng=rng
-    )
+    found = paired_difference(differences, owner, num_resamples=num_resamples, confidence=confidence, rng=rng)
     return Comparison(
         a=names[0],
         b=names[1],
         metric=metric,
-        difference=float(differences.mean()),
-        low=low,
-        high=high,
-        p_value=p_value,
+        difference=found.value,
+        low=found.low,
+        high=found.high,
+        p_value=found.p_value,
         num_examples=len(differences),
     )
 
@@ -133,8 +145,8 @@ def paired_difference(
     num_resamples: int,
     confidence: float,
     rng: np.random.Generator,
-) -> tuple[float, float, float]:
-    """Returns the ends of the bootstrap interval of a mean difference, and its p-value as in ``paired_comparison``.
+) -> PairedDifference:
+    """Returns a mean difference with its bootstrap interval, and its p-value as in ``paired_comparison``.
 
     Args:
         differences: Of every example.
@@ -147,7 +159,8 @@ def paired_difference(
         differences[:, None], owner, num_bootstrap=num_resamples, confidence=confidence, rng=rng
     )
     p_values = paired_p_values(differences[:, None], owner, num_resamples=num_resamples, rng=rng)
-    return float(low[0]), float(high[0]), float(p_values[0])
+    value = float(differences.mean())
+    return PairedDifference(value=value, low=float(low[0]), high=float(high[0]), p_value=float(p_values[0]))
 
 
 def paired_p_values(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from itemic.core.page.formats import write_duration, write_interval, write_metric, write_p_value, write_signed
 from itemic.core.page.page import Fact
 from itemic.evaluate.report.figures import Cell, Figure, Spec, Table, View, interval_bars
+from itemic.evaluate.significance import PairedDifference
 from itemic.studies.page import Finding, Section, StudyPage
-from itemic.studies.values import Difference, Mean
+from itemic.studies.values import Mean
 
 if TYPE_CHECKING:
     from itemic.studies.ablation import AblationConfig
@@ -27,7 +28,7 @@ class AblationRow:
     changes: Mapping[str, Any]
     mean: Mean | None
     """None where a run failed."""
-    difference: Difference | None
+    difference: PairedDifference | None
     """To the base; None for the base, where a run failed, and where the examples are others."""
     corrected: float | None
     """The difference's p-value, corrected for the number of variants by Holm's method."""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from itemic.core.page.formats import write_duration, write_interval, write_metric, write_p_value, write_signed
 from itemic.core.page.page import Fact
 from itemic.evaluate.report.figures import Cell, Figure, Table, View, interval_bars
+from itemic.evaluate.significance import PairedDifference
 from itemic.studies.page import Finding, Section, StudyPage
-from itemic.studies.values import Difference, Mean
+from itemic.studies.values import Mean
 
 if TYPE_CHECKING:
     from itemic.studies.transfer_config import TransferConfig
@@ -27,7 +28,7 @@ class TransferRow:
     """Whether it carries a model over; a reference is fitted to the target."""
     mean: Mean | None
     """None where a run failed."""
-    difference: Difference | None
+    difference: PairedDifference | None
     """To the reference that is compared with; None for references."""
     corrected: float | None
     """The difference's p-value, corrected for the number of modes by Holm's method."""

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from itemic.core.errors import ArtifactError
 from itemic.core.seeds import derive_rng
 from itemic.evaluate.metrics.labels import rank_metric
-from itemic.evaluate.significance import bootstrap_intervals, paired_difference
+from itemic.evaluate.significance import PairedDifference, bootstrap_intervals, paired_difference
 
-__all__ = ["Difference", "ExampleValues", "Mean", "compare_values", "mean_values", "read_values"]
+__all__ = ["ExampleValues", "Mean", "compare_values", "mean_values", "read_values"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,18 +46,6 @@ class Mean:
     """Standard deviation of the seeds' means; None for one seed."""
     by_seed: tuple[float, ...]
     """Mean over examples under each seed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """What a variant has over the base, on the same examples."""
-
-    value: float
-    """Mean of the variant minus mean of the base."""
-    low: float
-    high: float
-    p_value: float
-    """Two-sided, of the paired permutation test over users; not corrected."""
 
 
 def read_values(paths: Sequence[Path], metric: str) -> ExampleValues:
@@ -107,7 +95,7 @@ def mean_values(found: ExampleValues, *, num_resamples: int, confidence: float, 
 
 def compare_values(
     base: ExampleValues, other: ExampleValues, *, num_resamples: int, confidence: float, seed: int
-) -> Difference | None:
+) -> PairedDifference | None:
     """Returns the paired difference of the seeds' means; None where the two rank other examples.
 
     A variant that prepares its data otherwise has other examples, with which nothing can be paired.
@@ -115,12 +103,10 @@ def compare_values(
     is_paired = np.array_equal(base.example_id, other.example_id) and np.array_equal(base.target, other.target)
     if not is_paired or not np.array_equal(base.owner, other.owner):
         return None
-    differences = other.by_example - base.by_example
-    low, high, p_value = paired_difference(
-        differences,
+    return paired_difference(
+        other.by_example - base.by_example,
         base.owner,
         num_resamples=num_resamples,
         confidence=confidence,
         rng=derive_rng(seed, "study", "difference"),
     )
-    return Difference(value=float(differences.mean()), low=low, high=high, p_value=p_value)

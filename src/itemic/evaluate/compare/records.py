@@ -4,24 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from itemic.evaluate.significance import PairedDifference
+
 __all__ = ["ComparisonTable", "Difference", "Estimate", "PublishedCheck", "TableRow"]
 
 Verdict = Literal["above", "below", "unclear"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class Difference(PairedDifference):
     """What a row has over another one, on the same examples."""
 
     to: str
     """Name of the other row."""
-    value: float
-    """Mean of this row minus mean of the other."""
-    low: float
-    """Lower end of the paired bootstrap interval over users."""
-    high: float
-    p_value: float
-    """Two-sided, of the paired permutation test over users."""
     adjusted_p_value: float
     """The same after Holm's correction for all rows compared with the other one by this metric."""
     verdict: Verdict
