@@ -8,10 +8,13 @@ import yaml
 from itemic.core.errors import ConfigError
 from itemic.recipe import Recipe, load_recipe
 from itemic.studies.ablation import AblationConfig, _plan
+from itemic.studies.backbones import BackbonesConfig
+from itemic.studies.backbones import _base_recipe as _screened_recipe
 from itemic.studies.ledger import Ledger
 from itemic.studies.scaling import ScalingConfig, _base_recipe, _doubts_of_trainings
 from itemic.studies.scaling import _plan as plan_scaling
 from itemic.studies.scaling_page import ScalingPoint
+from itemic.studies.transfer_config import TransferConfig, load_side
 from itemic.studies.variants import find_variants
 
 BLEND = {"members": ["model", "covisit-knn"], "name": "all together"}
@@ -77,6 +80,17 @@ def test_a_scaling_study_judges_the_decoder_alone(write, tmp_path: Path, section
     recipe = _base_recipe(config, Ledger(config.out, "scaling"))
     assert (dict(recipe.baselines), recipe.blend) == ({}, None)
     assert (recipe.evaluate.answer, recipe.evaluate.titles.assistant, recipe.evaluate.model) == ("sid", "", "last")
+
+
+@pytest.mark.parametrize("sections", [{"blend": BLEND}, {"evaluate": TITLES}])
+def test_so_do_a_transfer_and_a_screening(write, tmp_path: Path, sections) -> None:
+    path = write(**sections)
+    transfer = TransferConfig(recipe=path, target=path, out=tmp_path / "study")
+    screening = BackbonesConfig(recipe=path, out=tmp_path / "study", candidates=("decoder:8x1", "decoder:16x1"))
+    sides = [load_side(transfer, path, side) for side in ("source", "target")]
+    for recipe in (*sides, _screened_recipe(screening, Ledger(tmp_path / "study", "backbones"))):
+        assert (dict(recipe.baselines), recipe.blend) == ({}, None)
+        assert (recipe.evaluate.answer, recipe.evaluate.titles.assistant) == ("sid", "")
 
 
 def test_trainings_of_a_scaling_study_end_together(write, tmp_path: Path) -> None:

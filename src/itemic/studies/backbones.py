@@ -22,7 +22,7 @@ from itemic.studies.ledger import Ledger, Outcome, Trial, recipe_fingerprint
 from itemic.studies.page import write_study
 from itemic.studies.screening import NDCG, Candidate, find_candidate, rank_scores, screen
 from itemic.studies.sharing import borrow_stage
-from itemic.studies.variants import folder_name, with_protocol
+from itemic.studies.variants import folder_name, model_alone
 
 __all__ = ["BackbonesConfig", "screen_backbones"]
 
@@ -102,10 +102,10 @@ def _base_recipe(config: BackbonesConfig, ledger: Ledger) -> Recipe:
     if recipe.sft is None:
         raise ConfigError(f"{config.recipe}: a screening trains candidates in place of the recipe's sft, which is null")
     cutoffs = tuple(sorted({*recipe.evaluate.cutoffs, 10}))
-    recipe = with_protocol(recipe, split="valid", before_rl=False, cutoffs=cutoffs, answer="sid", model="last")
+    recipe = model_alone(recipe, split="valid", before_rl=False, cutoffs=cutoffs)
     seed = recipe.seed if config.seed is None else config.seed
     run = ledger.run_folder("data").as_posix()
-    return replace(recipe, run=run, seed=seed, baselines={}, blend=None, align=None, rl=None)
+    return replace(recipe, run=run, seed=seed, align=None, rl=None)
 
 
 def _run_rung(

@@ -16,7 +16,6 @@ from itemic.core.errors import ConfigError
 from itemic.core.files import read_json, write_json
 from itemic.core.run import Run
 from itemic.core.seeds import derive_rng
-from itemic.decode.title_config import TitleConfig
 from itemic.model.backbone import DecoderConfig
 from itemic.pipeline import recipe_stages, run_recipe, run_stage
 from itemic.recipe import Recipe, load_recipe
@@ -26,7 +25,7 @@ from itemic.studies.scaling_law import ScalingFit, ScalingLaw, bootstrap_law, do
 from itemic.studies.scaling_page import ScalingPoint, arrays, describe_scaling
 from itemic.studies.sharing import borrow_stage
 from itemic.studies.thin import thin_dataset
-from itemic.studies.variants import with_protocol
+from itemic.studies.variants import model_alone, with_protocol
 
 __all__ = ["ScalingConfig", "decoder_of_size", "scale"]
 
@@ -144,9 +143,7 @@ def _base_recipe(config: ScalingConfig, ledger: Ledger) -> Recipe:
     recipe = load_recipe(config.recipe, config.changes)
     if recipe.sft is None or recipe.sft.backbone:
         raise ConfigError(f"{config.recipe}: a scaling study trains decoders from scratch: sft without a backbone")
-    # The decoder is judged alone, by semantic IDs: no other recommender is trained, and nobody helps it answer.
-    recipe = with_protocol(recipe, answer="sid", titles=TitleConfig(), model="last")
-    return replace(recipe, run=ledger.run_folder(_BASE).as_posix(), baselines={}, blend=None, align=None, rl=None)
+    return replace(model_alone(recipe), run=ledger.run_folder(_BASE).as_posix(), align=None, rl=None)
 
 
 def _first_stages(recipe: Recipe) -> list[str]:

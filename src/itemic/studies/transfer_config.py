@@ -10,7 +10,7 @@ from itemic.evaluate.metrics.labels import parse_label
 from itemic.language.augment import AugmentConfig
 from itemic.language.recency import RecencyConfig
 from itemic.recipe import Recipe, load_recipe
-from itemic.studies.variants import with_protocol
+from itemic.studies.variants import model_alone
 from itemic.train.rl.config import RlConfig
 from itemic.train.sft import SftConfig
 
@@ -111,8 +111,8 @@ def load_side(config: TransferConfig, path: Path, side: str) -> Recipe:
         raise ConfigError(f"{path}: evaluate.max_examples must be 0 with several seeds; each would draw other examples")
     cutoff = parse_label(config.metric)[1]
     cutoffs = tuple(sorted({*recipe.evaluate.cutoffs, cutoff}))
-    recipe = with_protocol(recipe, split=config.split, cutoffs=cutoffs, before_rl=False, model="last", answer="sid")
-    return replace(recipe, baselines={}, blend=None, collaborative=None)
+    recipe = model_alone(recipe, split=config.split, cutoffs=cutoffs, before_rl=False)
+    return replace(recipe, collaborative=None)
 
 
 def recipe_of(kind: str, config: TransferConfig, source: Recipe, target: Recipe) -> Recipe:

@@ -13,9 +13,10 @@ import yaml
 from itemic.core.config import config_to_mapping
 from itemic.core.errors import ConfigError
 from itemic.core.files import text_hash
+from itemic.decode.title_config import TitleConfig
 from itemic.recipe import Recipe, load_recipe
 
-__all__ = ["BASE", "Variant", "find_variants", "folder_name", "parse_vary", "with_protocol"]
+__all__ = ["BASE", "Variant", "find_variants", "folder_name", "model_alone", "parse_vary", "with_protocol"]
 
 BASE = "base"
 """Name of the recipe as it stands."""
@@ -96,6 +97,17 @@ def find_variants(
 def with_protocol(recipe: Recipe, **settings: Any) -> Recipe:
     """Returns the recipe with other settings of ``evaluate``."""
     return replace(recipe, evaluate=replace(recipe.evaluate, **settings))
+
+
+def model_alone(recipe: Recipe, **settings: Any) -> Recipe:
+    """Returns the recipe with its last model as the only recommender, which answers with semantic IDs.
+
+    Args:
+        recipe: Whatever else it fits, and whoever helps the model answer, is left out.
+        settings: Others of ``evaluate``.
+    """
+    recipe = with_protocol(recipe, model="last", answer="sid", titles=TitleConfig(), **settings)
+    return replace(recipe, baselines={}, blend=None)
 
 
 def _combinations(vary: Mapping[str, Sequence[Any]], *, is_grid: bool) -> list[dict[str, Any]]:
