@@ -9,7 +9,7 @@ from itemic.baselines import BaselineRow, CovisitKNNConfig, EASEConfig, Populari
 from itemic.baselines import stage as stage_module
 from itemic.baselines.search import combinations
 from itemic.baselines.stage import baselines, load_rows
-from itemic.core.errors import ConfigError
+from itemic.core.errors import ArtifactError, ConfigError
 from itemic.core.files import read_json
 from itemic.core.run import Run
 
@@ -80,6 +80,27 @@ def test_a_killed_search_goes_on_behind_its_last_trial(run, monkeypatch):
     cards = [read_json(each.path("baselines") / "knn.json") for each in (whole, run)]
     assert cards[0]["settings"] == cards[1]["settings"]
     assert cards[0]["trials"] == cards[1]["trials"]
+
+
+def test_a_kill_between_a_row_s_file_and_its_card_leaves_no_card_of_another_fit(run, monkeypatch):
+    rows, changed = ({"knn": BaselineRow(settings=CovisitKNNConfig(decay=decay))} for decay in (0.5, 0.3))
+    baselines(rows, run, seed=0)
+    before = load_rows(run)["knn"].baseline.recommend([[0, 1]], 5).score
+    write_json = stage_module.write_json
+
+    def dies_at_the_card(path, *values):
+        if path.name == "knn.json":
+            raise KeyboardInterrupt
+        write_json(path, *values)
+
+    monkeypatch.setattr(stage_module, "write_json", dies_at_the_card)
+    with pytest.raises(KeyboardInterrupt):
+        baselines(changed, run, seed=0)
+    monkeypatch.setattr(stage_module, "write_json", write_json)
+    with pytest.raises(ArtifactError, match=r"knn\.json: no such file"):
+        load_rows(run)
+    assert not baselines(rows, run, seed=0).skipped
+    np.testing.assert_array_equal(load_rows(run)["knn"].baseline.recommend([[0, 1]], 5).score, before)
 
 
 def test_a_search_over_what_is_no_setting_is_refused():

@@ -178,6 +178,7 @@ def _fit(
     fitted = fit_baseline(kind, given, seed=seed, settings=settings)
     fit_s, fit_cpu_s = time.perf_counter() - started, time.process_time() - started_cpu
     log.info("fitted %s in %.1f s", row.name or fitted.name, fit_s)
+    (folder / f"{key}.json").unlink(missing_ok=True)  # a kill must not leave it beside another fit's file
     fitted.save(folder / f"{key}.safetensors", made_from)
     trials_path.unlink(missing_ok=True)
     return {
