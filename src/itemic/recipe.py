@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from itemic.baselines.item_vectors import CollaborativeConfig
-from itemic.baselines.registry import BASELINES, BaselineRow
+from itemic.baselines.registry import BASELINES, BaselineRow, check_kind
 from itemic.baselines.search import combinations
 from itemic.baselines.stage import check_row_names
 from itemic.core.config import config_from_mapping, read_yaml
@@ -23,6 +23,7 @@ from itemic.evaluate.protocol import EvaluateConfig
 from itemic.evaluate.report.focus import BEFORE_RL, OWN_NAME
 from itemic.evaluate.report.report import ReportConfig
 from itemic.hybrid.config import DENSE_HEAD, LANGUAGE_MODEL, BlendConfig
+from itemic.language.tasks import NEXT_TITLE_TASK
 from itemic.model.precision import Precision
 from itemic.sid.tokenize import TokenizeConfig
 from itemic.train.rl.config import RlConfig
@@ -108,6 +109,7 @@ class Recipe:
             )
         _check_rows(self.baselines, self.seed)
         _check_answer(self.evaluate, self.baselines)
+        _check_titles_are_taught(self)
         if self.blend is not None:
             _check_blend(self.blend, self.baselines, has_model=self.sft is not None)
         _check_names(self)
@@ -161,6 +163,21 @@ def _check_answer(config: ComparisonConfig, rows: Mapping[str, BaselineRow]) -> 
         )
     if assistant:
         _check_scores_every_item("evaluate.titles.assistant", assistant, rows)
+
+
+def _check_titles_are_taught(recipe: Recipe) -> None:
+    """Says before the training what the evaluation would say after it."""
+    answer = recipe.evaluate.answer
+    if answer == "sid":
+        return
+    if recipe.sft is None:
+        raise ConfigError(f"evaluate.answer: {answer} is asked of the model, which sft: null leaves out")
+    taught = [task for stage in (recipe.align, recipe.sft, recipe.rl) if stage is not None for task in stage.tasks]
+    if NEXT_TITLE_TASK not in taught:
+        raise ConfigError(
+            f"evaluate.answer: {answer} needs a model that was taught to name the next item; put {NEXT_TITLE_TASK} "
+            f"among sft.tasks (with words or a backbone), found {', '.join(taught)}"
+        )
 
 
 def _check_blend(blend: BlendConfig, rows: Mapping[str, BaselineRow], *, has_model: bool) -> None:
@@ -244,13 +261,13 @@ def _expand_rows(values: dict[str, Any], path: Path) -> None:
         if not isinstance(row, dict):
             raise ConfigError(f"{path}: baselines.{key}: expected a mapping, found {row!r}")
         settings = row.get("settings") or {}
-        if isinstance(settings, dict) and "kind" not in settings:
-            if key not in BASELINES:
-                raise ConfigError(
-                    f"{path}: baselines.{key}: no baseline {key!r}; there are {', '.join(BASELINES)}. A row of another "
-                    "name says settings: {kind: ...}"
-                )
+        if isinstance(settings, dict):
+            hint = "" if "kind" in settings else ". A row of another name says settings: {kind: ...}"
             settings = {"kind": key, **settings}
+            try:
+                check_kind(str(settings["kind"]))
+            except ConfigError as error:
+                raise ConfigError(f"{path}: baselines.{key}: {error}{hint}") from None
         full[str(key)] = {**row, "settings": settings}
     values["baselines"] = full
 

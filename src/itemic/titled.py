@@ -13,12 +13,10 @@ from itemic.decode.title_config import Answer, TitleConfig
 from itemic.decode.title_tree import make_title_tree
 from itemic.decode.walk import Normalization
 from itemic.inference import TrainedRun
-from itemic.language.tasks import ItemTexts, next_title_prompt
+from itemic.language.tasks import NEXT_TITLE_TASK, ItemTexts, next_title_prompt
 from itemic.model.sid_model import SidModel
 
 __all__ = ["title_recommender"]
-
-_TASK = "titles_to_title"
 
 
 def title_recommender(
@@ -100,8 +98,10 @@ def title_recommender(
 
 def _check_taught(run: Run) -> None:
     stages = run.manifest()["stages"]
-    if not any(_TASK in stages[name]["config"]["tasks"] for name in ("align", "sft", "rl") if name in stages):
-        raise ConfigError(f"the run's model was not taught to name the next item; put {_TASK} among sft.tasks")
+    if not any(NEXT_TITLE_TASK in stages[name]["config"]["tasks"] for name in ("align", "sft", "rl") if name in stages):
+        raise ConfigError(
+            f"the run's model was not taught to name the next item; put {NEXT_TITLE_TASK} among sft.tasks"
+        )
 
 
 def _assistant(run: Run, row: str, device: str) -> Assistant:

@@ -90,6 +90,18 @@ def test_an_assistant_is_a_row_of_a_recipe_that_searches_titles(tmp_path: Path) 
         load_recipe(path, ("evaluate.titles.assistant=gru", "evaluate.answer=title-tree"))
 
 
+def test_answers_in_titles_need_a_model_that_is_taught_them(tmp_path: Path) -> None:
+    path = write(tmp_path, SOURCE)
+    taught = ("evaluate.answer=title-grounded", "sft.words=300", "sft.tasks={titles_to_title: 1}")
+    assert load_recipe(path, taught).evaluate.answer == "title-grounded"
+    with pytest.raises(ConfigError, match=r"title-tree needs .*put titles_to_title among sft\.tasks .*found next_item"):
+        load_recipe(path, ("evaluate.answer=title-tree",))
+    with pytest.raises(
+        ConfigError, match=r"evaluate\.answer: title-tree is asked of the model, which sft: null leaves"
+    ):
+        load_recipe(path, ("evaluate.answer=title-tree", "sft=null"))
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("llm/*.yaml")), ids=lambda path: path.stem)
 def test_language_model_recipes_fit_a_small_decoder_too(path: Path) -> None:
     recipe = load_recipe(path, ("data=somewhere", 'sft.backbone=""', "sft.words=4000", "sft.training.max_steps=0"))
@@ -105,6 +117,12 @@ def test_rows_of_baselines_may_be_named_by_their_kind_alone(tmp_path: Path) -> N
     assert load_recipe(path, ("baselines={}",)).baselines == {}
     with pytest.raises(ConfigError, match=r"baselines\.best: no baseline 'best'; there are popularity"):
         load_recipe(path, ("baselines={best: {}}",))
+    with pytest.raises(
+        ConfigError, match=r"baselines\.SASRecc: no baseline 'SASRecc'; did you mean sasrec\? There are"
+    ):
+        load_recipe(path, ("baselines={SASRecc: {}}",))
+    with pytest.raises(ConfigError, match=r"baselines\.mine: no baseline 'item_knn'; did you mean item-knn\?"):
+        load_recipe(path, ("baselines={mine: {settings: {kind: item_knn}}}",))
     with pytest.raises(ConfigError, match=r"unknown key baselines\.ease\.serch; did you mean baselines\.ease\.search"):
         load_recipe(path, ("baselines.ease.serch={}",))
     with pytest.raises(ConfigError, match="expected rows by their names, or a list of kinds, found 3"):
@@ -125,6 +143,7 @@ def test_rows_of_baselines_may_be_named_by_their_kind_alone(tmp_path: Path) -> N
         (["baselines.ease.name=itemic"], r"baselines\.ease: .*'itemic', is that of the model"),
         (["blend={name: EASE}"], r"baselines\.ease: .*'EASE', is that of blend"),
         (["baselines.ease.search={no_such: [1]}"], r"baselines\.ease\.search\.no_such: ease has no such setting"),
+        (["baselines.ease.search={l2: []}"], r"baselines\.ease.*search\.l2: expected at least one value, found none"),
         (["baselines.ease.search={l2: [many]}"], r"baselines\.ease\.search: .*'many'.*number"),
         (["blend={members: [model], published: Nobody}"], r"published 'Nobody': nothing is listed"),
     ],

@@ -18,7 +18,10 @@ from itemic.studies.transfer_config import TransferConfig, load_side
 from itemic.studies.variants import find_variants
 
 BLEND = {"members": ["model", "covisit-knn"], "name": "all together"}
-TITLES = {"answer": "title-tree", "titles": {"assistant": "sasrec"}}
+TITLES = {
+    "evaluate": {"answer": "title-tree", "titles": {"assistant": "sasrec"}},
+    "sft": {"words": 300, "tasks": {"next_item": 1.0, "titles_to_title": 1.0}},
+}
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def test_an_ablation_of_the_model_trains_nobody_else(write, tmp_path: Path) -> N
 
 
 def test_an_ablation_keeps_the_row_that_answers_in_titles_need(write, tmp_path: Path) -> None:
-    recipe = ablation_recipe(write(evaluate=TITLES), tmp_path)
+    recipe = ablation_recipe(write(**TITLES), tmp_path)
     assert list(recipe.baselines) == ["sasrec"]
 
 
@@ -74,7 +77,7 @@ def scaling(path: Path, folder: Path) -> ScalingConfig:
     return ScalingConfig(recipe=path, out=folder / "study", sizes=("32x1", "64x2"), shares=(0.1, 0.5, 1.0))
 
 
-@pytest.mark.parametrize("sections", [{"blend": BLEND}, {"evaluate": TITLES}, {"evaluate": {"model": "sft"}}])
+@pytest.mark.parametrize("sections", [{"blend": BLEND}, TITLES, {"evaluate": {"model": "sft"}}])
 def test_a_scaling_study_judges_the_decoder_alone(write, tmp_path: Path, sections) -> None:
     config = scaling(write(**sections), tmp_path)
     recipe = _base_recipe(config, Ledger(config.out, "scaling"))
@@ -82,7 +85,7 @@ def test_a_scaling_study_judges_the_decoder_alone(write, tmp_path: Path, section
     assert (recipe.evaluate.answer, recipe.evaluate.titles.assistant, recipe.evaluate.model) == ("sid", "", "last")
 
 
-@pytest.mark.parametrize("sections", [{"blend": BLEND}, {"evaluate": TITLES}])
+@pytest.mark.parametrize("sections", [{"blend": BLEND}, TITLES])
 def test_so_do_a_transfer_and_a_screening(write, tmp_path: Path, sections) -> None:
     path = write(**sections)
     transfer = TransferConfig(recipe=path, target=path, out=tmp_path / "study")

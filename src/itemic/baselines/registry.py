@@ -3,6 +3,7 @@
 A further baseline joins by a line in ``BASELINES`` and a member of ``BaselineSettings``.
 """
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ __all__ = [
     "BaselineKind",
     "BaselineRow",
     "BaselineSettings",
+    "check_kind",
     "fit_baseline",
     "load_baseline",
 ]
@@ -169,6 +171,22 @@ class BaselineRow:
     def __post_init__(self) -> None:
         if self.max_trials < 1:
             raise ConfigError(f"max_trials must be at least 1, found {self.max_trials}")
+        for key, values in self.search.items():
+            if not values:
+                raise ConfigError(f"search.{key}: expected at least one value, found none")
+
+
+def check_kind(kind: str) -> None:
+    """Refuses a kind that there is not, and names the nearest.
+
+    Raises:
+        ConfigError: if there is no such kind.
+    """
+    if kind in BASELINES:
+        return
+    nearest = difflib.get_close_matches(kind.lower().replace("_", "-"), list(BASELINES), n=1)
+    hint = f"did you mean {nearest[0]}? There" if nearest else "there"
+    raise ConfigError(f"no baseline {kind!r}; {hint} are {', '.join(BASELINES)}")
 
 
 def fit_baseline(kind: str, given: Dataset | Materials, *, seed: int, settings: Any = None) -> Baseline:
@@ -184,8 +202,7 @@ def fit_baseline(kind: str, given: Dataset | Materials, *, seed: int, settings: 
         ConfigError: if there is no such kind, or it needs what there is not.
         DataError: if there are no training interactions.
     """
-    if kind not in BASELINES:
-        raise ConfigError(f"no baseline {kind!r}; there are {', '.join(BASELINES)}")
+    check_kind(kind)
     chosen, materials = BASELINES[kind], Materials(dataset=given) if isinstance(given, Dataset) else given
     return chosen.fit(materials, settings or chosen.settings(), seed)
 
@@ -197,7 +214,6 @@ def load_baseline(kind: str, path: Path, made_from: str | None = None, *, device
         ArtifactError: if the file is missing, damaged or made from something else.
         ConfigError: if there is no such kind.
     """
-    if kind not in BASELINES:
-        raise ConfigError(f"no baseline {kind!r}; there are {', '.join(BASELINES)}")
+    check_kind(kind)
     baseline: Baseline = BASELINES[kind].recommender.load(path, made_from, device=device)
     return baseline

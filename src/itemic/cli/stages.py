@@ -143,6 +143,9 @@ def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
 
     path = known.recipe or (known.run / "recipe.yaml" if known.run else None)
     help_only = "-h" in rest or "--help" in rest
+    if name == "baselines" and help_only:
+        _print_baselines_help()
+        raise SystemExit(0)
     common = _DESCRIPTION + _MORE_DESCRIPTION.get(name, "")
     if path is not None and path.is_file() and not help_only:
         recipe = load_recipe(path)
@@ -167,6 +170,22 @@ def _stage_recipe(name: str, known: argparse.Namespace, rest: list[str]) -> Any:
             f"{known.run}: was made of a catalogue alone and has no recipe; give --items or --embeddings again"
         )
     raise ConfigError(f"expected --recipe FILE, or --run with a folder in which itemic {name} can find recipe.yaml")
+
+
+def _print_baselines_help() -> None:
+    from itemic.baselines.registry import BASELINES
+
+    flags = _DESCRIPTION.removeprefix("Besides the flags below: ")
+    print(f"usage: itemic baselines [options]\n\nFits the rows of a recipe's section baselines. {flags}\n")
+    print("Settings are in the recipe, row by row; without a setting a kind's name is enough:\n")
+    print("  baselines:\n    popularity: {}\n    sasrec: {settings: {dropout: 0.2}}")
+    print("    ease: {search: {l2: [100.0, 500.0]}}                        # the best on valid")
+    print("    sasrec-small: {settings: {kind: sasrec, hidden_size: 32}}   # a row of another name\n")
+    width = max(map(len, BASELINES))
+    print("kinds, and what each reads beside the dataset:\n")
+    for kind, entry in BASELINES.items():
+        print(f"  {kind:<{width}}  {', '.join([entry.name, *entry.needs])}")
+    print("\ndocs/baselines.md describes them.")
 
 
 def _parse_section(section: C, name: str, description: str, flags: list[str]) -> C:

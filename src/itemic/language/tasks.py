@@ -14,7 +14,7 @@ import polars as pl
 from itemic.core.errors import ConfigError
 from itemic.language.prompts import PROMPTS, Message, Renderer, title_list
 
-__all__ = ["TASKS", "ItemTexts", "Task", "check_tasks", "next_title_prompt"]
+__all__ = ["NEXT_TITLE_TASK", "TASKS", "ItemTexts", "Task", "check_tasks", "next_title_prompt"]
 
 _TOKEN_LIKE = re.compile(r"<(\||(?:s_)?[a-z]_\d+>)")
 _MAX_DESCRIPTION_WORDS = 60
@@ -157,6 +157,9 @@ TASKS = {
     )
 }
 """Every task by name."""
+
+NEXT_TITLE_TASK = "titles_to_title"
+"""What teaches a model to answer with the next item's title."""
 
 
 def check_tasks(weights: dict[str, float], mode: str) -> None:
