@@ -60,7 +60,7 @@ def evaluate(
     """Returns the stage's result after writing ``metrics.json`` and ``rankings/`` for the model and the baselines.
 
     After RL the model before it is evaluated as well, on the same examples. The baselines are those that the stage of
-    that name has fitted.
+    that name has fitted. Blend and model are each compared with every other row; where there is neither, the best row.
 
     Args:
         config: Protocol and decoding.
@@ -109,6 +109,8 @@ def evaluate(
             facts=facts,
             benchmark=config.benchmark,
             vectors=_vectors(inputs.get("embeddings"), dataset),
+            # A page is about the model where there is one, so it is compared with every row even beside a blend.
+            references=[one.name for one in (*blended, *answering[:1])],
         )
         headline = (f"HR@{config.headline_cutoff}", f"NDCG@{config.headline_cutoff}")
         return {
@@ -134,7 +136,8 @@ def _model_facts(config: ComparisonConfig, run: Run, trained: TrainedRun) -> Row
         fit_cpu_s=fit_cpu_s,
         num_parameters=trained.num_parameters,
         dtype=str(trained.precision),
-        published=config.published,
+        # A published figure is of the method as a whole, which is the model in question, not that before RL.
+        published=config.published if trained.recommender.name == OWN_NAME else "",
         made_from=model_lineage(run, trained.stage, config, str(trained.precision)),
     )
 

@@ -163,6 +163,24 @@ def test_the_first_is_compared_with_every_other(dataset, fixed_scores, tmp_path)
     assert compare_runs(*files, "HR@2").difference == pytest.approx(values[0] - values[1])
 
 
+def test_references_are_compared_with_every_other_and_no_pair_twice(dataset, fixed_scores, tmp_path):
+    recommenders = [fixed_scores(np.roll(np.arange(6.0), shift), f"r{shift}") for shift in range(3)]
+    figures = evaluate_all(recommenders, dataset, CONFIG, tmp_path, 0, references=["r1", "r0"])
+    pairs = [(entry["a"], entry["b"]) for entry in figures["comparisons"] if entry["metric"] == "NDCG@2"]
+    assert pairs == [("r1", "r0"), ("r1", "r2"), ("r0", "r2")]
+    with pytest.raises(ConfigError, match="reference 'r9': the recommenders are r0, r1, r2"):
+        evaluate_all(recommenders, dataset, CONFIG, tmp_path, 0, references=["r9"])
+
+
+def test_without_a_reference_the_best_is_compared_with_every_other(dataset, fixed_scores, tmp_path):
+    scores = {"worst": [1, 2, 3, 4, 5, 6], "best": [6, 5, 4, 3, 2, 1], "level": [1] * 6}
+    recommenders = [fixed_scores(values, name) for name, values in scores.items()]
+    figures = evaluate_all(recommenders, dataset, CONFIG, tmp_path, 0, references=[])
+    reached = {name: entry["metrics"]["NDCG@2"]["value"] for name, entry in figures["recommenders"].items()}
+    assert max(reached, key=lambda name: reached[name]) == "best"
+    assert {(entry["a"], entry["b"]) for entry in figures["comparisons"]} == {("best", "worst"), ("best", "level")}
+
+
 def test_a_second_evaluation_equals_the_first_and_leaves_no_old_file(dataset, fixed_scores, tmp_path):
     def figures(*names: str) -> dict:
         found = evaluate_all([fixed_scores([6, 5, 4, 3, 2, 1], name) for name in names], dataset, CONFIG, tmp_path, 0)

@@ -1,7 +1,7 @@
 """Evaluates recommenders on one split and writes ``metrics.json`` and ``rankings/``; knows no model."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,14 +108,15 @@ def evaluate_all(
     facts: Mapping[str, RowFacts] | None = None,
     benchmark: str = "",
     vectors: Float[np.ndarray, "N D"] | None = None,
+    references: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Evaluates the recommenders on the same examples, writes the figures, and returns them.
 
     ``metrics.json`` has the protocol, each recommender's metrics, breakdown, speed and cost, and the paired
-    comparisons of the first recommender with every other one; ``rankings/<name>.parquet`` has each one's lists.
+    comparisons of the references with every other one; ``rankings/<name>.parquet`` has each one's lists.
 
     Args:
-        recommenders: What to evaluate; the first is the one the others are compared with.
+        recommenders: What to evaluate.
         dataset: Catalogue, log and splits.
         config: Protocol.
         run_folder: Where the files go.
@@ -123,12 +124,14 @@ def evaluate_all(
         facts: What else is known of each recommender, by its name.
         benchmark: Name of the data set and protocol in the list of published figures; empty where there is none.
         vectors: The items' text vectors, by which lists are diverse; without them diversity is not measured.
+        references: Names of those that every other one is compared with; None takes the first recommender, none at all
+            the best by NDCG at the headline cut-off.
 
     Raises:
-        ConfigError: if there is no recommender or two would write one file.
+        ConfigError: if there is no recommender, two would write one file, or a reference is none of them.
         DataError: as ``evaluate_recommender``.
     """
-    _check_names(recommenders)
+    _check_names(recommenders, references or ())
     _check_vectors(vectors, dataset)
     cases = evaluation_set(dataset, config, seed=seed)
     evaluations = [_evaluate(recommender, cases, config, seed, vectors) for recommender in recommenders]
@@ -152,8 +155,8 @@ def evaluate_all(
         },
         "comparisons": [
             asdict(comparison)
-            for other in evaluations[1:]
-            for comparison in _compare(evaluations[0], other, config, seed)
+            for pair in _pairs(evaluations, references, config)
+            for comparison in _compare(*pair, config, seed)
         ],
     }
     with atomic_folder(run_folder / "rankings") as folder:
@@ -168,13 +171,17 @@ def ranking_file_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".parquet"
 
 
-def _check_names(recommenders: Sequence[Recommender]) -> None:
+def _check_names(recommenders: Sequence[Recommender], references: Sequence[str]) -> None:
     if not recommenders:
         raise ConfigError("expected at least one recommender to evaluate, found none")
     files = [ranking_file_name(recommender.name) for recommender in recommenders]
     for position, file in enumerate(files):
         if file in files[:position]:
             raise ConfigError(f"two recommenders would write rankings/{file}: give them different names")
+    names = [recommender.name for recommender in recommenders]
+    for reference in references:
+        if reference not in names:
+            raise ConfigError(f"reference {reference!r}: the recommenders are {', '.join(names)}")
 
 
 def _check_vectors(vectors: Float[np.ndarray, "N D"] | None, dataset: Dataset) -> None:
@@ -274,6 +281,22 @@ def _breakdown(
 
 def _headline_labels(config: EvaluateConfig) -> list[str]:
     return [f"{name}@{config.headline_cutoff}" for name in ("HR", "NDCG")]
+
+
+def _pairs(
+    evaluations: Sequence[Evaluation], references: Sequence[str] | None, config: EvaluateConfig
+) -> Iterator[tuple[Evaluation, Evaluation]]:
+    """Yields each reference with every other recommender, each pair once."""
+    if references is None:
+        first = evaluations[:1]
+    elif not references:
+        label = f"NDCG@{config.headline_cutoff}"
+        first = [max(evaluations, key=lambda evaluation: evaluation.metrics[label]["value"] or 0.0)]
+    else:
+        first = [next(one for one in evaluations if one.name == name) for name in references]
+    for position, reference in enumerate(first):
+        done = [one.name for one in first[: position + 1]]
+        yield from ((reference, other) for other in evaluations if other.name not in done)
 
 
 def _compare(first: Evaluation, other: Evaluation, config: EvaluateConfig, seed: int) -> list[Comparison]:

@@ -185,8 +185,10 @@ def _rank_finding(place: Standing, rival: str) -> Finding:
         return Finding(level="warning" if clear else "note", text=text, section="results")
     if clear:
         return Finding(level="good", text=f"{place.focus} ranks above every other recommender.", section="results")
-    why = "no paired test was made" if place.comparison is None else write_sureness(place.comparison)
-    text = f"{place.focus} is level with {rival}, the best of the others: {why}."
+    if place.comparison is None:
+        text = f"{place.focus} ranks first, but no paired test against {rival} was made: the difference may be chance."
+    else:
+        text = f"{place.focus} is level with {rival}, the best of the others: {write_sureness(place.comparison)}."
     return Finding(level="note", text=text, section="results")
 
 
