@@ -13,7 +13,7 @@ from itemic.recipe import ComparisonConfig
 
 
 def entry(config: dict[str, Any], wall_time_s: float = 1.0, **facts: Any) -> dict[str, Any]:
-    return {"inputs": {}, "metrics": {}, "wall_time_s": wall_time_s, "config": config, **facts}
+    return {"inputs": {}, "outputs": {}, "metrics": {}, "wall_time_s": wall_time_s, "config": config, **facts}
 
 
 def stages() -> dict[str, Any]:
@@ -24,7 +24,9 @@ def stages() -> dict[str, Any]:
         "prepare": entry({"source": source, "max_history": 10}, inputs={"train": "content of train.csv"}),
         "embed": entry({"encoder": "minilm"}, inputs={"items": "items"}),
         "tokenize": entry({"codebook_sizes": [4]}, inputs={"items": "items", "embeddings": "vectors of this seed"}),
-        "align": entry({"parameters": "rows"}, wall_time_s=50.0, cpu_time_s=40.0, inputs=dict(files)),
+        "align": entry(
+            {"parameters": "rows"}, 50.0, cpu_time_s=40.0, inputs=dict(files), outputs={"align/model": "aligned rows"}
+        ),
         "sft": entry(training, 7.0, cpu_time_s=6.0, inputs=dict(files), outputs={"model": "weights of this seed"}),
         "rl": entry(
             {"max_history": 0},
@@ -78,7 +80,7 @@ def lineages(run: Run) -> dict[str, str]:
         ({"embed/config/encoder": "other"}, {"sft", "rl", "blend", "ours", "coded"}),
         ({"tokenize/config/codebook_sizes": [8]}, {"sft", "rl", "blend", "coded"}),
         ({"sft/config/dropout": 0.1}, {"sft", "rl", "blend"}),
-        ({"sft/inputs/start": "aligned"}, {"sft", "rl", "blend"}),
+        ({"sft/inputs/start": "aligned rows"}, {"sft", "rl", "blend"}),
         ({"rl/config/max_history": 5}, {"rl"}),
         ({"blend/config/num_folds": 3}, {"blend"}),
         # What does not matter: another seed's files, another folder of the same data, a setting that is off, a name,
@@ -130,6 +132,13 @@ def test_a_training_that_went_on_counts_whole(tmp_path: Path) -> None:
 
 
 def test_an_alignment_counts_only_where_training_began_with_it(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a", {"sft/inputs/start": "aligned"})
+    run = make_run(tmp_path / "a", {"sft/inputs/start": "aligned rows"})
     assert training_times(run, "sft") == (57, 46)
     assert training_times(make_run(tmp_path / "b"), "sft") == (7, 6)
+
+
+def test_a_start_from_outside_the_run_counts_by_its_content(tmp_path: Path) -> None:
+    """A model that another run trained and this one adopted is no stage of this run."""
+    adopted = make_run(tmp_path / "a", {"sft/inputs/start": "another run's"})
+    assert training_times(adopted, "sft") == (7, 6)
+    assert lineages(adopted)["sft"] != lineages(make_run(tmp_path / "b"))["sft"]

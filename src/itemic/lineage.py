@@ -28,8 +28,6 @@ _MAKERS = {
     "catalog": "tokenize",
 }
 """The stage behind each input of another stage."""
-_STARTS = {"sft": "align", "rl": "sft"}
-"""The stage whose model a training begins with, where it does not begin with the backbone."""
 _ROUNDED_S = 0.1
 """By which the time of a training may exceed that of its stage for having been rounded."""
 _NAMES = ("name", "published")
@@ -93,11 +91,22 @@ def training_times(run: Run, stage: Literal["sft", "rl"]) -> tuple[float, float 
     names: list[str] = [stage]
     # What a training began with, not what the manifest has: it keeps the stages that a recipe has since left out.
     while "start" in stages[names[-1]]["inputs"]:
-        names.append(_STARTS[names[-1]])
+        maker = _maker_of_start(stages, names[-1])
+        if maker is None:
+            break
+        names.append(maker)
     times = [_own_times(stages[name]) for name in names]
     cpu_times = [cpu_s for _, cpu_s in times if cpu_s is not None]
     wall_s = round(sum(wall_s for wall_s, _ in times), 3)
     return wall_s, round(sum(cpu_times), 3) if len(cpu_times) == len(times) else None
+
+
+def _maker_of_start(stages: Mapping[str, Any], name: str) -> str | None:
+    """Returns the stage that wrote the model with which a training began; None if it came from outside the run."""
+    start = stages[name]["inputs"]["start"]
+    return next(
+        (other for other, entry in stages.items() if other != name and start in entry["outputs"].values()), None
+    )
 
 
 def _own_times(entry: Mapping[str, Any]) -> tuple[float, float | None]:
@@ -123,7 +132,9 @@ def _stage(run: Run, name: str) -> dict[str, Any]:
     entry = run.manifest()["stages"].get(name)
     if entry is None:
         return {}
-    makers = {**_MAKERS, **({"start": _STARTS[name]} if name in _STARTS else {})}
+    makers = dict(_MAKERS)
+    if "start" in entry["inputs"] and (maker := _maker_of_start(run.manifest()["stages"], name)) is not None:
+        makers["start"] = maker
     inputs = {
         key: _stage(run, makers[key]) if name != "prepare" and makers.get(key, name) != name else content
         for key, content in entry["inputs"].items()
