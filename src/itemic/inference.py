@@ -20,7 +20,7 @@ from itemic.core.errors import ArtifactError, ConfigError, DataError
 from itemic.core.files import file_hash
 from itemic.core.ranking import Histories, Recommendations, check_histories
 from itemic.core.run import Run
-from itemic.core.trained_model import ModelChoice, TrainedModel, find_model
+from itemic.core.trained_model import ModelChoice, TrainedModel, check_has_model, find_model
 from itemic.data.live import lay_over
 from itemic.data.lookup import ItemLookup
 from itemic.decode.conditions import Where
@@ -329,6 +329,7 @@ def load_trained(
     check_search_settings(num_beams, batch_size, normalize)
     tune_allocator()
     run = Run(Path(folder))
+    check_has_model(run)
     dataset, catalog = _load_items(run)
     chosen = find_model(run, model)
     sid_model = _load_model(chosen, device)

@@ -1,7 +1,7 @@
 """A short search over a baseline's settings: every combination is fitted, valid decides. Test is never looked at."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -11,7 +11,7 @@ from itemic.core.config import config_to_mapping
 from itemic.core.errors import ConfigError
 from itemic.core.seeds import derive_rng
 
-__all__ = ["best_settings", "combinations"]
+__all__ = ["best_settings", "combinations", "write_settings"]
 
 _SETTINGS: Any = pydantic.TypeAdapter(BaselineSettings)
 
@@ -58,6 +58,22 @@ def best_settings(
         if value > best_score:
             best, best_score = settings, value
     return best
+
+
+def write_settings(settings: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """Returns the searched ones of plain settings in words, ``decay=0.5, max_distance=2`` say.
+
+    Args:
+        settings: All of them.
+        keys: Which to write; those within settings with dots.
+    """
+    written = []
+    for key in keys:
+        value: Any = settings
+        for part in key.split("."):
+            value = value[part]
+        written.append(f"{key}={value}")
+    return ", ".join(written)
 
 
 def _changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from itemic.baselines.materials import Materials
 from itemic.baselines.registry import BASELINES, Baseline, BaselineRow, fit_baseline, load_baseline
-from itemic.baselines.search import best_settings, combinations
+from itemic.baselines.search import best_settings, combinations, write_settings
 from itemic.core.config import config_to_mapping
 from itemic.core.dataset import Dataset
 from itemic.core.errors import ConfigError
@@ -170,10 +170,14 @@ def _fit(
 
     def keep(place: int, value: float) -> None:
         trials[place] = value
-        log.info("%s: trial %d of %d, valid NDCG@%d %.4f", key, place + 1, len(options), _CUTOFF, value)
+        tried = write_settings(config_to_mapping(options[place]), row.search)
+        log.info("%s: trial %d of %d (%s), valid NDCG@%d %.4f", key, place + 1, len(options), tried, _CUTOFF, value)
         write_json(trials_path, {"made_from": made_from, "valid": {str(at): value for at, value in trials.items()}})
 
     settings = best_settings(options, score, trials, keep) if len(options) > 1 else row.settings
+    if trials:
+        chosen, best = write_settings(config_to_mapping(settings), row.search), trials[options.index(settings)]
+        log.info("%s: chose %s, valid NDCG@%d %.4f", key, chosen, _CUTOFF, best)
     started, started_cpu = time.perf_counter(), time.process_time()
     fitted = fit_baseline(kind, given, seed=seed, settings=settings)
     fit_s, fit_cpu_s = time.perf_counter() - started, time.process_time() - started_cpu

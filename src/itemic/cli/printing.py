@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["print_figures", "print_json", "print_metrics", "print_rl"]
+__all__ = ["print_baselines", "print_blend", "print_figures", "print_json", "print_metrics", "print_rl"]
 
 _HASH_LENGTH = 64
 
@@ -29,6 +29,38 @@ def _write_figure(value: Any) -> str:
     text = str(value)
     # A hash: nobody reads more of it.
     return text[:12] if len(text) == _HASH_LENGTH else text
+
+
+def print_baselines(folder: Path) -> None:
+    """Prints a line for each fitted row of a run: its time, and what a search chose by which figure of valid."""
+    from itemic.baselines.search import write_settings
+    from itemic.core.files import read_json
+    from itemic.core.run import Run
+
+    rows = Run(folder).manifest()["stages"]["baselines"]["config"]["rows"]
+    width = max(map(len, rows), default=0)
+    for key, row in rows.items():
+        card = read_json(folder / "baselines" / f"{key}.json")
+        line = f"{key:<{width}}  fitted in {card['fit_s']:.1f} s"
+        if card["valid"] is not None:
+            chosen = write_settings(card["settings"], row["search"])
+            line += f"; {chosen}, the best of {len(card['trials'])} with valid NDCG@10 {card['valid']:.4f}"
+        print(line)
+    print(f"baselines: {len(rows)} rows in {folder / 'baselines'}; next: itemic evaluate --run {folder}")
+
+
+def print_blend(folder: Path) -> None:
+    """Prints what a blend and each of its members reach on valid, its weights, and where they are."""
+    from itemic.core.files import read_json
+
+    path = folder / "blend.json"
+    card = read_json(path)
+    figures = {**card["valid"]["members"], "blend, out of fold": card["valid"]["out_of_fold"]}
+    width = max(map(len, figures))
+    for name, reached in figures.items():
+        print(f"{name:<{width}}  " + "  ".join(f"{label} {reached[label]:.4f}" for label in ("HR@10", "NDCG@10")))
+    print("weights: " + "; ".join(f"{name} {value:.3g}" for name, value in card["weights"].items()))
+    print(f"blend: {path}, l2 {card['l2']:g}, fitted to {card['num_examples']} examples of valid")
 
 
 def print_metrics(folder: Path) -> None:

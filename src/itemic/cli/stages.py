@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from itemic.cli.printing import print_figures, print_json, print_metrics, print_rl
+from itemic.cli.printing import print_baselines, print_blend, print_figures, print_json, print_metrics, print_rl
 from itemic.core.config import tagged_types
 from itemic.core.errors import ConfigError
 
@@ -92,6 +92,10 @@ def run_one(name: str, argv: list[str]) -> None:
         print_metrics(Path(recipe.run))
     elif name == "rl":
         print_rl(Path(recipe.run), result.metrics)
+    elif name == "baselines":
+        print_baselines(Path(recipe.run))
+    elif name == "blend":
+        print_blend(Path(recipe.run))
     elif name == "report":
         print(f"report: {Path(recipe.run) / 'report.html'}")
     else:

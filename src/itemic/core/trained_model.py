@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from itemic.core.config import read_yaml
 from itemic.core.errors import ArtifactError
 from itemic.core.run import Run
 
-__all__ = ["ModelChoice", "TrainedModel", "find_model", "has_rl", "rl_is_outdated"]
+__all__ = ["ModelChoice", "TrainedModel", "check_has_model", "find_model", "has_rl", "rl_is_outdated"]
 
 ModelChoice = Literal["last", "sft", "rl"]
 """``last`` is the model after RL where the run has one, else that of ``sft``; the others name the stage."""
@@ -20,6 +21,7 @@ ModelChoice = Literal["last", "sft", "rl"]
 _SFT_MODEL = "model"
 _RL_MODEL = "rl/model"
 _START = "start"
+_RECIPE = "recipe.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,22 @@ class TrainedModel:
     """Items of a history that it was trained to read, the last ones: the fewest that a training of it read."""
 
 
+def check_has_model(run: Run) -> None:
+    """Refuses a run that is not meant to have a language model, whose missing artefacts no stage would write.
+
+    Raises:
+        ArtifactError: if there is no model and the run's recipe says ``sft: null``.
+    """
+    path = run.path(_RECIPE)
+    if run.path(_SFT_MODEL).exists() or not path.is_file():
+        return
+    if read_yaml(path).get("sft", "") is None:
+        raise ArtifactError(
+            f"{run.folder}: the run has no language model (its recipe says sft: null), so recommend cannot serve it "
+            "yet; itemic evaluate measures its baselines and its blend"
+        )
+
+
 def find_model(run: Run, choice: ModelChoice = "last", *, before_rl: str = "--model sft") -> TrainedModel:
     """Returns the model that is meant.
 
@@ -49,6 +67,7 @@ def find_model(run: Run, choice: ModelChoice = "last", *, before_rl: str = "--mo
             one that ``sft`` has written since.
     """
     after_rl = choice == "rl" or (choice == "last" and has_rl(run))
+    check_has_model(run)
     # First, so that a run in which nothing is trained names the stage to begin with.
     path = run.require(_SFT_MODEL, "sft")
     sft = _entry(run, "sft")
