@@ -157,8 +157,9 @@ def test_another_reference_on_request(write_run) -> None:
     assert good.to_reference.verdict == "above"
     assert poor.to_reference is None
     assert poor.to_best is not None
+    assert compare(run, against="poor").reference == "Poor"
     with pytest.raises(ConfigError, match="did you mean Poor"):
-        compare(run, against="poor")
+        compare(run, against="Pour")
 
 
 @pytest.mark.parametrize(
@@ -236,3 +237,11 @@ def test_what_else_was_measured_is_shown_where_it_is_there(write_run) -> None:
     column = sheet.columns.index("ms, median")
     assert [row[column].text for row in sheet.rows] == ["2", "–"]
     assert "beyond" not in [one.key for one in describe(table, beyond=False)]
+
+
+def test_a_row_that_may_repeat_nothing_says_why_it_equals_popularity(write_run) -> None:
+    facts = {"Last": {"settings": {"kind": "repeat-last"}}}
+    for excluded in (True, False):
+        run = write_run(str(excluded), {"Last": [0, 1], "Other": [0, 1]}, facts=facts, exclude_history=excluded)
+        notes = compare(run, num_resamples=10).notes
+        assert [note.partition(",")[0] for note in notes] == ["Last has nothing to repeat here"] * excluded

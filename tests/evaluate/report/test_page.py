@@ -163,6 +163,32 @@ def test_metrics_without_a_breakdown_or_lists_still_make_a_page(whole_run: Run, 
     assert "have no breakdown and there are no ranked lists" in text
 
 
+def test_a_run_of_baselines_alone_has_no_place_for_what_only_a_model_has(whole_run: Run, tmp_path: Path) -> None:
+    metrics = read_json(whole_run.path("metrics.json"))
+    own = metrics["recommenders"].pop("itemic")
+    metrics["comparisons"] = []
+    page = _page_of(metrics, tmp_path / "alone")
+    assert not {"#training", "#sids"} & set(page.links)
+    assert not {"training", "sids"} & set(page.ids)
+    page = _page_of({**metrics, "recommenders": {**metrics["recommenders"], "itemic": own}}, tmp_path / "both")
+    assert {"#training", "#sids"} <= set(page.links)
+
+
+def test_a_row_that_may_repeat_nothing_says_why_it_equals_popularity(whole_run: Run, tmp_path: Path) -> None:
+    metrics = read_json(whole_run.path("metrics.json"))
+    metrics["recommenders"]["EASE"]["settings"] = {"kind": "repeat-last"}
+    for excluded in (True, False):
+        metrics["protocol"]["exclude_history"] = excluded
+        text = " ".join(_page_of(metrics, tmp_path / str(excluded)).words)
+        assert ("EASE has nothing to repeat here, for seen items are left out" in text) == excluded
+
+
+def _page_of(metrics: dict, folder: Path) -> Outline:
+    folder.mkdir()
+    write_json(folder / "metrics.json", metrics)
+    return _parse(render_report(ReportConfig(), Run(folder), seed=0))
+
+
 @pytest.mark.parametrize("lost", ["dataset", "catalog", "sft.jsonl", "model", "metrics.json", "rankings"])
 def test_any_artefact_may_be_missing(whole_run: Run, tmp_path: Path, lost: str) -> None:
     run = Run(tmp_path / "run")

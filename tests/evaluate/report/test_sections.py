@@ -143,6 +143,18 @@ def test_comparisons_are_read_from_the_focus(artifacts: RunArtifacts) -> None:
     assert (duels["SASRec"].verdict, duels["EASE"].adjusted) == ("unclear", "0.002")
 
 
+def test_a_focus_that_was_compared_with_all_shows_its_own_pairs_alone(artifacts: RunArtifacts) -> None:
+    names = sorted(artifacts.metrics["recommenders"])
+    sure = {"metric": "NDCG@10", "num_examples": 60, "difference": 0.1, "low": 0.0, "high": 0.2, "p_value": 0.01}
+    every = [{**sure, "a": a, "b": b} for at, a in enumerate(names) for b in names[at + 1 :]]
+    for made, num_shown in ((every, len(names) - 1), (every[:1], 1)):
+        bent = {**artifacts.metrics, "comparisons": made}
+        place = standing(bent, 10, names[-1])
+        duels = describe_results(dataclasses.replace(artifacts, metrics=bent), place, 10).duels
+        assert len(duels) == num_shown
+        assert duels[0].adjusted == f"{0.01 * num_shown:.3f}"
+
+
 # Behind the averages.
 
 

@@ -17,6 +17,7 @@ from itemic.evaluate.compare.published import find_benchmark, find_figures
 from itemic.evaluate.compare.records import ComparisonTable, Difference, Estimate, PublishedCheck, TableRow, Verdict
 from itemic.evaluate.compare.runs import RunRow, check_protocols
 from itemic.evaluate.metrics.labels import parse_label, rank_metric
+from itemic.evaluate.repeats import repeat_notes
 from itemic.evaluate.significance import bootstrap_intervals, holm, paired_p_values
 
 __all__ = ["CompareConfig", "build_table"]
@@ -85,6 +86,7 @@ def build_table(rows: Sequence[RunRow], config: CompareConfig | None = None) -> 
         _row(group, each, benchmark, metrics, parse_label(headline)[1])
         for group, each in zip(groups, estimates, strict=True)
     )
+    repeats = repeat_notes(protocol, {group.name: group.members[0].entry for group in groups})
     names = list(dict.fromkeys(itertools.chain(*(row.beyond for row in table_rows))))
     return ComparisonTable(
         rows=table_rows,
@@ -96,7 +98,7 @@ def build_table(rows: Sequence[RunRow], config: CompareConfig | None = None) -> 
         benchmark=benchmark,
         confidence=config.confidence,
         num_resamples=config.num_resamples,
-        notes=(*unchecked, *notes, *_notes(benchmark, protocol, table_rows)),
+        notes=(*unchecked, *notes, *_notes(benchmark, protocol, table_rows), *repeats),
     )
 
 
@@ -118,6 +120,9 @@ def _reference(groups: Sequence[RowGroup], against: str) -> int:
     if not against:
         return 0
     if against not in names:
+        alike = [name for name in names if name.lower() == against.lower()]
+        if len(alike) == 1:
+            return names.index(alike[0])
         nearest = difflib.get_close_matches(against, names, n=1, cutoff=0.0)[0]
         raise ConfigError(f"against {against!r}: no such row; did you mean {nearest}? There are {', '.join(names)}")
     return names.index(against)

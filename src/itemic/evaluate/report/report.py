@@ -18,7 +18,7 @@ from itemic.core.run import Run, StageResult
 from itemic.core.seeds import derive_rng
 from itemic.evaluate.report.artifacts import LOG_NAMES, STAGE_NAME, RunArtifacts, read_artifacts
 from itemic.evaluate.report.figures import palette
-from itemic.evaluate.report.focus import Standing, pick_cutoff, standing
+from itemic.evaluate.report.focus import OWN_NAME, Standing, pick_cutoff, standing
 from itemic.evaluate.report.page import fill_template
 from itemic.evaluate.report.sections.behaviour import describe_behaviour
 from itemic.evaluate.report.sections.codebooks import describe_codebooks
@@ -26,6 +26,7 @@ from itemic.evaluate.report.sections.data_card import describe_data
 from itemic.evaluate.report.sections.examples import describe_examples
 from itemic.evaluate.report.sections.exposure import describe_most_listed
 from itemic.evaluate.report.sections.headline import describe_headline
+from itemic.evaluate.report.sections.parts import Missing
 from itemic.evaluate.report.sections.provenance import describe_provenance
 from itemic.evaluate.report.sections.reinforcement import describe_reinforcement
 from itemic.evaluate.report.sections.results import MEANINGS, describe_results
@@ -108,6 +109,8 @@ def render_report(config: ReportConfig, run: Run, *, seed: int) -> str:
     artifacts = read_artifacts(run)
     cutoff, place = _standing(artifacts, config)
     styles = palette(sorted(place.order), place.focus) if place else {}
+    training, codebooks = describe_training(artifacts), describe_codebooks(artifacts, place, cutoff)
+    without_model = place is not None and OWN_NAME not in place.order
     return fill_template(
         headline=describe_headline(artifacts, place, cutoff=cutoff, title=config.title),
         meanings=MEANINGS,
@@ -123,9 +126,10 @@ def render_report(config: ReportConfig, run: Run, *, seed: int) -> str:
             num_history=config.num_history,
             rng=derive_rng(seed, "report", "examples"),
         ),
-        training=describe_training(artifacts),
+        # What a run of baselines alone will never have is left out; in others its place says which stage makes it.
+        training=None if without_model and isinstance(training, Missing) else training,
         reinforcement=describe_reinforcement(artifacts),
-        codebooks=describe_codebooks(artifacts, place, cutoff),
+        codebooks=None if without_model and isinstance(codebooks, Missing) else codebooks,
         data=describe_data(artifacts),
         provenance=describe_provenance(artifacts),
     )

@@ -14,6 +14,7 @@ from itemic.core.page.formats import (
     write_percent,
     write_signed,
 )
+from itemic.evaluate.repeats import repeat_notes
 from itemic.evaluate.report.artifacts import RunArtifacts
 from itemic.evaluate.report.focus import Standing
 from itemic.evaluate.report.sections.parts import Missing
@@ -148,6 +149,8 @@ class ResultsSection:
     """Whether recall is left out because it equals the hit rate."""
     alpha: float
     """Chance of error that the intervals and verdicts allow."""
+    notes: tuple[str, ...] = ()
+    """What would read as a mistake without a word, below the result tables."""
 
 
 def describe_results(artifacts: RunArtifacts, place: Standing | None, cutoff: int) -> ResultsSection | Missing:
@@ -166,6 +169,7 @@ def describe_results(artifacts: RunArtifacts, place: Standing | None, cutoff: in
         duels=tuple(_duels(metrics.get("comparisons", ()), place, alpha)),
         drops_recall=drops_recall,
         alpha=alpha,
+        notes=repeat_notes(metrics["protocol"], metrics["recommenders"]),
     )
 
 
@@ -254,8 +258,14 @@ def _write_list_metric(name: str, value: float | None) -> str:
 
 
 def _duels(comparisons: Sequence[Mapping[str, Any]], place: Standing, alpha: float) -> list[Duel]:
-    """Returns the comparisons by metric, that of the headline first, and in each the best rivals of the focus first."""
+    """Returns the comparisons by metric, that of the headline first, and in each the best rivals of the focus first.
+
+    Where the focus was compared with every other recommender, only its own: the others would only blunt the correction.
+    """
     duels = []
+    own = [made for made in comparisons if place.focus in (made["a"], made["b"])]
+    if {name for made in own for name in (made["a"], made["b"])} == set(place.order):
+        comparisons = own
     metrics = dict.fromkeys(made["metric"] for made in comparisons)
     for metric in sorted(metrics, key=lambda metric: metric != place.label):
         group = [_turned(made, place.focus) for made in comparisons if made["metric"] == metric]
