@@ -74,6 +74,8 @@ def describe(table: ComparisonTable, *, beyond: bool = True, narrow: bool = Fals
     if len(table.rows) > 1:
         sheets += [_differences(part) for part in parts]
     if narrow:
+        labels = [one.columns[1].removeprefix("Δ ") for one in sheets]
+        sheets = [replace(one, title=f"{one.title}, {label}") for one, label in zip(sheets, labels, strict=True)]
         sheets = [replace(one, notes=()) if one.key == after.key else one for one, after in pairwise([*sheets, _END])]
     if beyond and table.beyond:
         sheets.append(_beyond(table))
