@@ -12,6 +12,7 @@ from itemic.core.errors import ConfigError
 __all__ = ["run_compare"]
 
 _SUFFIX = ".parquet"
+_LAYOUTS = {".tex": "latex", ".md": "markdown", ".html": "html", ".json": "json", ".txt": "terminal"}
 
 
 def run_compare(argv: list[str]) -> None:
@@ -21,12 +22,14 @@ def run_compare(argv: list[str]) -> None:
     if files:
         _compare_files(arguments, files)
         return
+    layout = _layout(arguments.layout, arguments.out)
     from itemic.core.files import atomic_path
     from itemic.evaluate.compare import CompareConfig, build_table, read_rows
     from itemic.evaluate.compare.render import render, render_terminal
+    from itemic.evaluate.metrics.labels import spell_label
 
     config = CompareConfig(
-        metrics=tuple(filter(None, (label.strip() for label in arguments.metrics.split(",")))),
+        metrics=tuple(spell_label(label) for label in arguments.metrics.split(",") if label.strip()),
         against=arguments.against,
         seeds=arguments.seeds,
         confidence=arguments.confidence,
@@ -34,11 +37,11 @@ def run_compare(argv: list[str]) -> None:
         seed=arguments.seed,
     )
     table = build_table([row for text in arguments.runs for row in read_rows(text)], config)
-    if arguments.layout == "terminal" and arguments.out is None:
+    if layout == "terminal" and arguments.out is None:
         width = shutil.get_terminal_size((120, 24)).columns
         text = render_terminal(table, beyond=arguments.beyond, width=width, colour=sys.stdout.isatty())
     else:
-        text = render(table, arguments.layout, beyond=arguments.beyond)
+        text = render(table, layout, beyond=arguments.beyond)
     if arguments.out is None:
         print(text, end="")
         return
@@ -53,9 +56,20 @@ def _compare_files(arguments: argparse.Namespace, files: list[str]) -> None:
             f"expected run folders (RUN or RUN:NAME), or two ranking files and nothing else, found {len(files)} "
             f"ranking files among {len(arguments.runs)}"
         )
+    if arguments.out is not None or arguments.layout not in ("", "json"):
+        raise ConfigError("the test of two ranking files is printed as JSON: leave --out and --format out")
+    from itemic.evaluate.metrics.labels import spell_label
     from itemic.evaluate.significance import compare_runs
 
-    print_json(asdict(compare_runs(Path(files[0]), Path(files[1]), arguments.metric)))
+    print_json(asdict(compare_runs(Path(files[0]), Path(files[1]), spell_label(arguments.metric))))
+
+
+def _layout(chosen: str, out: Path | None) -> str:
+    """Returns the format: the one that is asked for, or that of the file's suffix."""
+    by_suffix = "" if out is None else _LAYOUTS.get(out.suffix.lower(), "")
+    if chosen and by_suffix and chosen != by_suffix:
+        raise ConfigError(f"--format {chosen}: {out} is a file for {by_suffix}; name it otherwise, or leave --format")
+    return chosen or by_suffix or "terminal"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,7 +99,11 @@ def _parser() -> argparse.ArgumentParser:
         help="show coverage, novelty, speed and cost as well",
     )
     parser.add_argument(
-        "--format", dest="layout", choices=["terminal", "markdown", "latex", "html", "json"], default="terminal"
+        "--format",
+        dest="layout",
+        choices=["terminal", "markdown", "latex", "html", "json"],
+        default="",
+        help="by default that of the file's suffix (.tex, .md, .html, .json), else terminal",
     )
     parser.add_argument("-o", "--out", type=Path, help="file to write, at once and whole")
     parser.add_argument("--confidence", type=float, default=0.95, help="probability mass inside an interval")

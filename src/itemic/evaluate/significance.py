@@ -259,7 +259,9 @@ def _random_signs(num_users: int, num_rows: int, rng: np.random.Generator) -> It
 
 def _read_rankings(path: Path, metric: str) -> pl.DataFrame:
     if not path.is_file():
-        raise ArtifactError(f"{path}: missing; run itemic evaluate first")
+        others = sorted(other.name for other in path.parent.glob("*.parquet"))
+        remedy = f"there are {', '.join(others)}" if others else "run itemic evaluate first"
+        raise ArtifactError(f"{path}: missing; {remedy}")
     table = pl.read_parquet(path)
     lacking = [column for column in _COLUMNS if column not in table.columns]
     if lacking:
