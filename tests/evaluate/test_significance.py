@@ -116,9 +116,7 @@ def test_compare_runs_refuses_what_cannot_be_compared(tmp_path):
         compare_runs(paths["a"], paths["fewer"])
     with pytest.raises(ArtifactError, match="lacks the columns user_id, target"):
         compare_runs(paths["a"], paths["other"])
-    with pytest.raises(
-        ArtifactError, match=r"none\.parquet: missing; there are a\.parquet, fewer\.parquet, o"
-    ):
+    with pytest.raises(ArtifactError, match=r"none\.parquet: missing; there are a\.parquet, fewer\.parquet, o"):
         compare_runs(paths["none"], paths["a"])
     with pytest.raises(ArtifactError, match=r"a\.parquet: missing; run itemic evaluate first"):
         compare_runs(tmp_path / "nowhere" / "a.parquet", paths["a"])
