@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from itemic.cli.main import main
 from itemic.core.errors import ConfigError
 from itemic.recipe import Recipe, load_recipe
 from itemic.studies.ablation import AblationConfig, _plan
+from itemic.studies.ablation_page import AblationRow, describe_ablation
 from itemic.studies.backbones import BackbonesConfig
 from itemic.studies.backbones import _base_recipe as _screened_recipe
 from itemic.studies.ledger import Ledger
@@ -120,3 +122,33 @@ def test_trainings_that_differ_in_more_than_size_and_share_are_doubted(write) ->
     joined = load_recipe(write(), ("collaborative={kind: svd}", "tokenize.vectors={kind: joint}"))
     [codes] = _doubts_of_trainings(joined, [point(30)])
     assert "vectors of the whole log" in codes
+
+
+def test_the_page_names_changes_that_gave_a_recipe_twice(tmp_path: Path) -> None:
+    row = {"changes": {}, "mean": None, "difference": None, "corrected": None, "error": ""}
+    rows = [AblationRow(name="base", also=("a=1", "b=2"), **row), AblationRow(name="a=2", **row)]
+    config = AblationConfig(recipe=tmp_path / "r.yaml", out=tmp_path, vary={"a": (1, 2)})
+    page = describe_ablation(rows, [], None, config, 0.0)
+    assert [one.text for one in page.findings] == [
+        "The same recipe as base, and so without a row of its own: a=1; b=2."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "message"),
+    [
+        ("ablate", [], "does not say vary: give --vary sft.decoder.dropout=0.0,0.1 (say), or a study's own file"),
+        ("scaling", [], "does not say sizes and shares: give --sizes 32x2,64x2,128x3 and --shares 0.25,0.5,1 (say)"),
+        ("scaling", ["--sizes", "8x1,16x1"], "does not say shares: give --shares 0.25,0.5,1 (say)"),
+        (
+            "scaling",
+            ["sft=null", "--sizes", "8x1,16x1", "--shares", "0.1,0.5,1"],
+            "has no decoder to scale, for it says sft: null",
+        ),
+        ("ablate", ["--vary", "sft.stride=9", "--metric", "ngdc@5"], "metric 'ngdc@5': expected one of HR"),
+    ],
+)
+def test_a_study_says_what_it_lacks(write, tmp_path: Path, capsys, kind: str, flags: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["study", kind, str(write()), *flags, "--out", str(tmp_path / "study")])
+    assert message in capsys.readouterr().err

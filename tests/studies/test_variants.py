@@ -34,10 +34,25 @@ def test_a_change_without_key_or_values_is_refused(text: str) -> None:
         parse_vary(text)
 
 
+def test_a_change_that_changes_nothing_is_said(recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="itemic")
+    variants = find_variants(recipe, (), {"sft.stride": [10, 25, 10.0]}, is_grid=False)
+    assert [(one.name, one.also) for one in variants] == [
+        (BASE, ("sft.stride=25",)),
+        ("sft.stride=10", ("sft.stride=10.0",)),
+    ]
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged == [
+        "sft.stride=25: the same recipe as base, which is run once",
+        "sft.stride=10.0: the same recipe as sft.stride=10, which is run once",
+    ]
+
+
 def test_one_at_a_time_changes_one_key_and_a_grid_all(recipe: Path) -> None:
     vary = {"sft.decoder.dropout": [0.0, 0.1], "sft.stride": [10, 25]}
     variants = find_variants(recipe, (), vary, is_grid=False)
     assert [one.name for one in variants] == [BASE, "sft.decoder.dropout=0.0", "sft.stride=10"]
+    assert [one.also for one in variants] == [("sft.decoder.dropout=0.1", "sft.stride=25"), (), ()]
     assert variants[1].recipe.sft is not None
     assert variants[1].recipe.sft.decoder.dropout == 0.0
     grid = find_variants(recipe, ("sft.training.epochs=2",), vary, is_grid=True)

@@ -46,7 +46,8 @@ def _ablate(argv: list[str]) -> None:
     from itemic.studies.variants import parse_vary
 
     values = _settings(arguments)
-    if "vary" in values and isinstance(values["vary"], list):
+    _require(values, arguments.file, vary="sft.decoder.dropout=0.0,0.1")
+    if isinstance(values["vary"], list):
         values["vary"] = dict(parse_vary(text) for text in values["vary"])
     found = ablate(_config(AblationConfig, values, arguments))
     _finish(arguments, found)
@@ -63,7 +64,9 @@ def _scaling(argv: list[str]) -> None:
     arguments = parser.parse_intermixed_args(argv)
     from itemic.studies.scaling import ScalingConfig, scale
 
-    _finish(arguments, scale(_config(ScalingConfig, _settings(arguments), arguments)))
+    values = _settings(arguments)
+    _require(values, arguments.file, sizes="32x2,64x2,128x3", shares="0.25,0.5,1")
+    _finish(arguments, scale(_config(ScalingConfig, values, arguments)))
 
 
 def _transfer(argv: list[str]) -> None:
@@ -117,6 +120,7 @@ def _parser(kind: str, description: str) -> argparse.ArgumentParser:
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the study's settings: those of its file, and the flags that were given over them."""
     from itemic.core.config import read_yaml
+    from itemic.evaluate.metrics.labels import spell_label
 
     values = read_yaml(arguments.file)
     if "recipe" in values:
@@ -129,9 +133,19 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     for key in ("seeds", "shares", "sizes", "modes", "candidates", "tasks"):
         if isinstance(values.get(key), str):
             values[key] = values[key].split(",")
+    if isinstance(values.get("metric"), str):
+        values["metric"] = spell_label(values["metric"])
     if "out" not in values:
         raise ConfigError("expected --out FOLDER, or the key out in the study's file")
     return values
+
+
+def _require(values: dict[str, Any], file: Path, **examples: str) -> None:
+    """Refuses a study whose file is a recipe, or lacks keys, where no flags give them."""
+    lacking = [key for key in examples if not values.get(key)]
+    if lacking:
+        flags = " and ".join(f"--{key} {examples[key]}" for key in lacking)
+        raise ConfigError(f"{file}: does not say {' and '.join(lacking)}: give {flags} (say), or a study's own file")
 
 
 def _config(config_type: type[Any], values: dict[str, Any], arguments: argparse.Namespace) -> Any:

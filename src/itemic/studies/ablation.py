@@ -190,6 +190,7 @@ def _compare(
             difference=differences.get(variant.name),
             corrected=corrected.get(variant.name),
             error=errors.get(variant.name, ""),
+            also=variant.also,
         )
         for variant in variants
     ]

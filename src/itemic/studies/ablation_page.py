@@ -34,6 +34,8 @@ class AblationRow:
     """The difference's p-value, corrected for the number of variants by Holm's method."""
     error: str
     """Of the first run that failed."""
+    also: tuple[str, ...] = ()
+    """Names of further changes that give the same recipe and so have no row of their own."""
 
     def as_mapping(self) -> dict[str, Any]:
         """Returns the row as plain values."""
@@ -114,6 +116,9 @@ def _verdict(rows: Sequence[AblationRow], best: AblationRow | None, config: "Abl
 
 def _findings(rows: Sequence[AblationRow], config: "AblationConfig") -> list[Finding]:
     found = [Finding(level="warning", text=f"{row.name} failed: {row.error}") for row in rows if row.error]
+    for row in rows:
+        text = f"The same recipe as {row.name}, and so without a row of its own: {'; '.join(row.also)}."
+        found += [Finding(level="note", text=text)] if row.also else []
     unpaired = [row.name for row in rows[1:] if row.mean and not row.difference]
     if unpaired and rows[0].mean:
         text = f"Not compared with the base, for their examples are others: {'; '.join(unpaired)}."

@@ -141,7 +141,9 @@ def decoder_of_size(size: str, like: DecoderConfig) -> DecoderConfig:
 
 def _base_recipe(config: ScalingConfig, ledger: Ledger) -> Recipe:
     recipe = load_recipe(config.recipe, config.changes)
-    if recipe.sft is None or recipe.sft.backbone:
+    if recipe.sft is None:
+        raise ConfigError(f"{config.recipe}: has no decoder to scale, for it says sft: null")
+    if recipe.sft.backbone:
         raise ConfigError(f"{config.recipe}: a scaling study trains decoders from scratch: sft without a backbone")
     return replace(model_alone(recipe), run=ledger.run_folder(_BASE).as_posix(), align=None, rl=None)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from itemic.decode.title_config import TitleConfig
 from itemic.recipe import Recipe, load_recipe
 
 __all__ = ["BASE", "Variant", "find_variants", "folder_name", "model_alone", "parse_vary", "with_protocol"]
+
+log = logging.getLogger("itemic")
 
 BASE = "base"
 """Name of the recipe as it stands."""
@@ -34,6 +37,8 @@ class Variant:
     """Values by dotted key; empty for the base."""
     recipe: Recipe
     """The recipe, changed."""
+    also: tuple[str, ...] = ()
+    """Names of further changes that give this very recipe, which is run once."""
 
     @property
     def folder(self) -> str:
@@ -88,9 +93,15 @@ def find_variants(
             recipe = load_recipe(path, (*changes, *(f"{key}={text}" for key, text in written.items())))
         except ConfigError as error:
             raise ConfigError(f"variant {name}: {error}") from None
-        if _settings(recipe) not in seen:
-            seen.append(_settings(recipe))
-            variants.append(Variant(name=name, changes=chosen, recipe=recipe))
+        settings = _settings(recipe)
+        if settings in seen:
+            place = seen.index(settings)
+            same = variants[place]
+            variants[place] = replace(same, also=(*same.also, name))
+            log.info("%s: the same recipe as %s, which is run once", name, same.name)
+            continue
+        seen.append(settings)
+        variants.append(Variant(name=name, changes=chosen, recipe=recipe))
     return variants
 
 
