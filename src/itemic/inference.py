@@ -329,7 +329,6 @@ def load_trained(
     check_search_settings(num_beams, batch_size, normalize)
     tune_allocator()
     run = Run(Path(folder))
-    check_has_model(run)
     dataset, catalog = _load_items(run)
     chosen = find_model(run, model)
     sid_model = _load_model(chosen, device)
@@ -435,6 +434,7 @@ def _last(history: Sequence[int], num_items: int | None) -> Sequence[int]:
 
 
 def _load_items(run: Run) -> tuple[Dataset, Catalog]:
+    check_has_model(run)
     dataset = Dataset.load(run.require("dataset", "prepare"))
     catalog = Catalog.load(run.require("catalog", "tokenize"))
     catalog.check_fits(dataset.items["item_id"].to_list())
