@@ -27,6 +27,10 @@ def test_a_blend_is_as_good_as_its_members_and_is_refused_when_they_change(
     main(["run", str(path), "--stages", "prepare,embed,tokenize,sft,baselines,blend,evaluate"])
     figures = json.loads((run / "metrics.json").read_text())["recommenders"]
     assert next(iter(figures)) == "itemic blend"
+    made = json.loads((run / "metrics.json").read_text())["comparisons"]
+    rows = [name for name in figures if name not in ("itemic blend", "itemic")]
+    pairs = [(one["a"], one["b"]) for one in made if one["metric"] == "NDCG@10"]
+    assert pairs == [("itemic blend", other) for other in ("itemic", *rows)] + [("itemic", other) for other in rows]
     reached = {name: entry["metrics"]["NDCG@10"]["value"] for name, entry in figures.items()}
     assert reached["itemic blend"] >= max(reached["itemic"], reached["Co-visit KNN"], reached["Text KNN"]) - 1e-9
     card = json.loads((run / "blend.json").read_text())
