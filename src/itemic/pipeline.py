@@ -254,15 +254,15 @@ def _rl(recipe: Recipe, run: Run, force: bool) -> StageResult:
     return rl(recipe.rl, run, seed=recipe.seed, force=force)
 
 
-def _baselines(recipe: Recipe, run: Run, force: bool) -> StageResult:
+def _baselines(recipe: Recipe, run: Run, force: bool, quiet: bool = False) -> StageResult:
     exclude_history = recipe.evaluate.exclude_history
-    return baselines(recipe.baselines, run, seed=recipe.seed, exclude_history=exclude_history, force=force)
+    return baselines(recipe.baselines, run, seed=recipe.seed, exclude_history=exclude_history, force=force, quiet=quiet)
 
 
-def _blend(recipe: Recipe, run: Run, force: bool) -> StageResult:
+def _blend(recipe: Recipe, run: Run, force: bool, quiet: bool = False) -> StageResult:
     if recipe.blend is None:
         raise ConfigError("blend: the recipe has no section blend; blend={} takes its defaults")
-    _baselines(recipe, run, False)
+    _baselines(recipe, run, False, quiet=True)
     return blend(
         recipe.blend,
         run,
@@ -273,13 +273,14 @@ def _blend(recipe: Recipe, run: Run, force: bool) -> StageResult:
         dtype=recipe.evaluate.dtype,
         device=recipe.evaluate.device,
         force=force,
+        quiet=quiet,
     )
 
 
 def _evaluate(recipe: Recipe, run: Run, force: bool) -> StageResult:
-    _baselines(recipe, run, False)
+    _baselines(recipe, run, False, quiet=True)
     if recipe.blend is not None:
-        _blend(recipe, run, False)
+        _blend(recipe, run, False, quiet=True)
     has_model, has_blend = recipe.sft is not None, recipe.blend is not None
     return evaluate(recipe.evaluate, run, seed=recipe.seed, has_model=has_model, has_blend=has_blend, force=force)
 

@@ -62,6 +62,12 @@ def test_a_search_and_a_blend_say_what_they_chose_and_recommend_that_there_is_no
     assert said[3] == "weights: " + "; ".join(f"{name} {value:.3g}" for name, value in card["weights"].items())
     assert said[4].startswith(f"blend: {run / 'blend.json'}, l2 ")
 
+    for stage in ("baselines", "blend"):
+        caplog.clear()
+        main(["run", str(run / "recipe.yaml"), "--stages", "baselines,blend,evaluate"])
+        logged = [record.getMessage() for record in caplog.records]
+        assert logged.count(f"{stage}: unchanged, skipped") == 1
+
     for flags in ([], ["--blend"]):
         with pytest.raises(SystemExit, match="2"):
             main(["recommend", "--run", str(run), "--history", "Thing 3", *flags])

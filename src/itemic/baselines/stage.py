@@ -50,6 +50,7 @@ def baselines(
     seed: int,
     exclude_history: bool | Literal["auto"] = "auto",
     force: bool = False,
+    quiet: bool = False,
 ) -> StageResult:
     """Returns the stage's result after fitting every row that is not up to date.
 
@@ -59,6 +60,7 @@ def baselines(
         seed: The run's seed.
         exclude_history: The protocol's, by which a search judges.
         force: Fits everything again.
+        quiet: Whether to say nothing where nothing changed.
 
     Raises:
         ArtifactError: if something that a row needs is missing.
@@ -81,7 +83,9 @@ def baselines(
         return {key: {"fit_s": card["fit_s"], "valid": card["valid"]} for key, card in cards.items()}
 
     config = {"rows": {key: config_to_mapping(row) for key, row in rows.items()}, "exclude_history": exclude_history}
-    return run.stage(_FOLDER, work, config=config, inputs=inputs, outputs=[_FOLDER], seed=seed, force=force)
+    return run.stage(
+        _FOLDER, work, config=config, inputs=inputs, outputs=[_FOLDER], seed=seed, force=force, quiet=quiet
+    )
 
 
 def load_rows(run: Run, *, device: str = "auto") -> dict[str, FittedRow]:

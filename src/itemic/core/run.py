@@ -93,6 +93,7 @@ class Run:
         outputs: Sequence[str],
         seed: int,
         force: bool = False,
+        quiet: bool = False,
     ) -> StageResult:
         """Runs ``work`` unless its outputs already come from the same config, inputs and seed.
 
@@ -107,12 +108,13 @@ class Run:
             outputs: Names of the artefacts in this folder.
             seed: The run's seed.
             force: Runs even where nothing changed.
+            quiet: Whether to say nothing where nothing changed: another stage asks, not the user.
         """
         input_hashes = {key: path_hash(path) for key, path in sorted(inputs.items())}
         fingerprint = stage_fingerprint(config, input_hashes, seed, outputs)
         entry = self.manifest()["stages"].get(name)
         if entry and not force and entry["fingerprint"] == fingerprint and self._outputs_unchanged(entry):
-            log.info("%s: unchanged, skipped", name)
+            log.log(logging.DEBUG if quiet else logging.INFO, "%s: unchanged, skipped", name)
             return StageResult(name=name, skipped=True, metrics=entry["metrics"], wall_time_s=entry["wall_time_s"])
         self.folder.mkdir(parents=True, exist_ok=True)
         log.info("%s: started", name)

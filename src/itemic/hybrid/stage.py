@@ -65,6 +65,7 @@ def blend(
     dtype: Precision = "float32",
     device: str = "auto",
     force: bool = False,
+    quiet: bool = False,
 ) -> StageResult:
     """Returns the stage's result after fitting the weights to valid and writing them.
 
@@ -81,6 +82,7 @@ def blend(
         dtype: Number format that ``load_model`` computes in, for weights are fitted to its rounding.
         device: Where baselines with networks compute.
         force: Fits again even where nothing changed.
+        quiet: Whether to say nothing where nothing changed.
 
     Raises:
         ArtifactError: if a member is missing, or another run has other items.
@@ -112,7 +114,7 @@ def blend(
         "normalize": normalize,
         "dtype": dtype,
     }
-    return run.stage("blend", work, config=options, inputs=inputs, outputs=outputs, seed=seed, force=force)
+    return run.stage("blend", work, config=options, inputs=inputs, outputs=outputs, seed=seed, force=force, quiet=quiet)
 
 
 def load_blend(run: Run, load_model: LoadModel, *, device: str = "auto") -> Blend:
