@@ -228,7 +228,7 @@ def test_rl_is_a_stage_of_recipes_that_ask_for_it(copy: Path, monkeypatch: pytes
     monkeypatch.setattr("itemic.pipeline.rl", stand_in)
     names = list(STAGES)
     assert names[names.index("sft") + 1] == "rl"
-    assert names[names.index("rl") + 1] == "evaluate"
+    assert names[names.index("rl") + 1 :] == ["baselines", "blend", "evaluate", "report"]
     recipe = with_run(load_recipe(copy / "recipe.yaml"), copy)
     with pytest.raises(ConfigError, match=r"has no section rl; rl=\{\} takes its defaults"):
         run_recipe(recipe, stages=["rl"])

@@ -149,9 +149,9 @@ def test_evaluation_is_told_to_take_a_changed_catalog(
     grown = run.parent / "grown"
     append_to_run(run, additions, grown)
     with pytest.raises(SystemExit, match="2"):
-        main(["evaluate", "--run", str(grown), "--baselines", "popularity"])
+        main(["evaluate", "--run", str(grown)])
     assert "--allow-catalog-change" in capsys.readouterr().err
-    main(["evaluate", "--run", str(grown), "--baselines", "popularity", "--allow-catalog-change"])
+    main(["evaluate", "--run", str(grown), "--allow-catalog-change"])
     assert (grown / "metrics.json").is_file()
 
 

@@ -96,7 +96,7 @@ def test_what_cannot_be_honoured_is_refused(run: Run, backbone: Path, monkeypatc
         SftConfig(parameters="lora")
     with pytest.raises(ConfigError, match="align: needs a backbone"):
         align(SftConfig(), run, seed=0)
-    with pytest.raises(ConfigError, match="codebook needs a catalog with a quantizer"):
+    with pytest.raises(ConfigError, match="codebook need a catalog with a quantizer"):
         sft(settings(backbone, new_rows="codebook"), run, seed=0)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="one process"):

@@ -74,7 +74,7 @@ class CaserNetwork(SequentialNetwork):
             scored: One position a row; rows that lie behind it are zeros of the image.
         """
         assert bool((scored.sum(dim=1) == 1).all()), "Caser reads each row once"
-        is_read = scored.int().flip(1).cumsum(dim=1).flip(1).bool()
+        is_read = scored.int().flip(1).cumsum(dim=1).flip(1).bool().to(items.device)
         read = self.items(items) * is_read[:, :, None]
         image = functional.pad(read, (0, 0, 0, self.max_length - items.shape[1]))[:, None]
         across = [functional.relu(filters(image)).amax(dim=(2, 3)) for filters in self.horizontal]

@@ -23,7 +23,7 @@ class SequentialNetwork(nn.Module, ABC):
         Args:
             items: Item indices, oldest first, each row from its first column on; what follows a row's last scored
                 position does not count.
-            scored: The positions whose states are asked for.
+            scored: The positions whose states are asked for; it may lie on the CPU while the items do not.
         """
 
     @abstractmethod
@@ -53,4 +53,7 @@ class CausalNetwork(SequentialNetwork):
     def states(self, items: Int[Tensor, "B T"], scored: Bool[Tensor, "B T"]) -> Float[Tensor, "n D"]:
         """Returns the state after each scored position, any number a row."""
         states: Tensor = self(items)
-        return states[scored]
+        if scored.device == items.device:
+            return states[scored]
+        row, column = scored.nonzero(as_tuple=True)  # how many there are is known without waiting for the device
+        return states[row.to(items.device), column.to(items.device)]

@@ -131,7 +131,7 @@ class SequentialRecommender(DenseRecommender):
         self.network.eval()
         device = self.network.items.weight.device
         items, scored = _padded([history[-self.max_length :] for history in histories])
-        return self.network.states(items.to(device), scored.to(device))
+        return self.network.states(items.to(device), scored)
 
 
 def _padded(histories: Histories) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
