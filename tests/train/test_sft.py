@@ -101,7 +101,7 @@ def test_what_cannot_be_honoured_is_refused(run: Run, backbone: Path, monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="one process"):
         sft(settings(backbone), run, seed=0)
-    assert stage.__all__ == ["SftConfig", "align", "sft"]
+    assert stage.__all__ == ["SftConfig", "align", "make_learner", "sft"]
 
 
 def test_computing_in_bf16_stays_close_to_float32(run: Run) -> None:
